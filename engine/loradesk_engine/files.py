@@ -1,0 +1,117 @@
+"""Reading and writing small files without trusting or losing anything. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from loradesk_engine.errors import FileFormatError, LoradeskError
+
+MAX_JSON_BYTES = 64 * 2**20
+"""No configuration, index or ordering file comes near this; a tokenizer.json may reach a third of it."""
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int, error: type[LoradeskError] = FileFormatError) -> bytes:
+    """The file's content, or an `error` that names the file when it is missing, unreadable or over `limit` bytes."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise error(f"The file is {size:,} bytes, over the limit of {limit:,}.", file=path)
+            return file.read(limit + 1)
+    except FileNotFoundError:
+        raise error("The file does not exist.", file=path, remedy="Check the path.") from None
+    except IsADirectoryError:
+        raise error("This is a folder, not a file.", file=path) from None
+    except PermissionError:
+        raise error("No permission to read the file.", file=path, remedy="Change its permissions.") from None
+    except OSError as problem:
+        raise error(f"The file cannot be read: {problem.strerror or problem}.", file=path) from problem
+
+
+def parse_json(text: str | bytes, *, file: str | os.PathLike[str], error: type[LoradeskError] = FileFormatError) -> Any:
+    """Parse strict JSON: duplicate keys, NaN and Infinity are errors that name the place."""
+
+    def no_constants(name: str) -> None:
+        raise error(f"{name} is not a JSON number.", file=file, remedy="Replace it by a finite number.")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise error("The key appears twice.", file=file, field=key, remedy="Remove one of them.")
+            result[key] = value
+        return result
+
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=unique, parse_constant=no_constants)
+    except json.JSONDecodeError as problem:
+        raise error(
+            f"Not valid JSON: {problem.msg}.", file=file, field=f"line {problem.lineno}, column {problem.colno}"
+        ) from None
+    except UnicodeDecodeError as problem:
+        raise error(f"Not UTF-8 text: byte {problem.start} cannot be read.", file=file) from None
+    except RecursionError:
+        raise error("The JSON is nested too deeply.", file=file) from None
+    except ValueError as problem:  # integers beyond Python's limit of digits
+        raise error(f"Not valid JSON: {problem}.", file=file) from None
+
+
+def read_json_object(
+    path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES, error: type[LoradeskError] = FileFormatError
+) -> dict[str, Any]:
+    """The JSON object in a file; anything else is an `error` with the file and the place."""
+    value = parse_json(read_bytes(path, limit=limit, error=error), file=path, error=error)
+    if not isinstance(value, dict):
+        raise error(f"A JSON object is expected here, not {json_type(value)}.", file=path)
+    return value
+
+
+def json_type(value: object) -> str:
+    """What JSON calls the type of a parsed value, with its article."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    return {str: "a string", list: "an array", dict: "an object"}.get(type(value), type(value).__name__)
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that it holds either what it held before or all of `data`, also when power fails.
+
+    Raises:
+        OSError: as the system says; the old file is untouched and no temporary file stays.
+    """
+    target = Path(os.path.realpath(path))  # a symbolic link keeps pointing at the file it names
+    mode = target.stat().st_mode & 0o7777 if target.exists() else None
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is None:
+            mask = os.umask(0)
+            os.umask(mask)
+            mode = 0o666 & ~mask  # mkstemp makes private files; ours are ordinary documents
+        os.chmod(temporary, mode)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        with contextlib.suppress(OSError):
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
