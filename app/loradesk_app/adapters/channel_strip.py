@@ -1,0 +1,134 @@
+"""One adapter's strip on the desk."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QRectF, QSignalBlocker, Qt, Signal
+from PySide6.QtGui import QContextMenuEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QDoubleSpinBox, QFrame, QHBoxLayout, QMenu, QVBoxLayout, QWidget
+
+from loradesk_app.adapters.fader import STEPS, Fader, Meter
+from loradesk_app.adapters.mix_model import MAX_WEIGHT, UNITY, Channel
+from loradesk_app.adapters.switch import ChannelSwitch
+from loradesk_app.theme import Theme
+from loradesk_app.widgets.labels import ElidedLabel
+
+STRIP_WIDTH = 92
+
+
+class ChannelStrip(QFrame):
+    """Name, switch, solo, fader, meter and number of one channel; says what the user wishes, shows what is."""
+
+    on_requested = Signal(bool)
+    solo_requested = Signal(bool)
+    solo_only_requested = Signal()
+    weight_requested = Signal(float)
+    remove_requested = Signal(str)
+
+    def __init__(self, theme: Theme, index: int, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme, self._index = theme, index
+        self._removable = False
+        self.setProperty("kind", "strip")
+        self.setFixedWidth(STRIP_WIDTH)
+        self.name = ElidedLabel("", "heading", elide=Qt.TextElideMode.ElideMiddle)
+        self.name.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.switch = ChannelSwitch(theme, "ON")
+        self.switch.set_color(index)
+        self.switch.clicked.connect(self.on_requested)
+        self.switch.solo_requested.connect(self.solo_only_requested)
+        self.solo = ChannelSwitch(theme, "S")
+        self.solo.set_color(5)
+        self.solo.setToolTip("Solo: hear this adapter alone")
+        self.solo.clicked.connect(self.solo_requested)
+        self.fader = Fader(theme)
+        self.fader.valueChanged.connect(lambda value: self.weight_requested.emit(value / STEPS))
+        self.meter = Meter(theme)
+        self.number = QDoubleSpinBox()
+        self.number.setProperty("kind", "readout")
+        self.number.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
+        self.number.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.number.setRange(0, MAX_WEIGHT)
+        self.number.setSingleStep(0.05)
+        self.number.setDecimals(2)
+        self.number.setKeyboardTracking(False)
+        self.number.setToolTip("Weight. Double-click the fader to set it back to 1.")
+        self.number.valueChanged.connect(self.weight_requested)
+
+        head = QHBoxLayout()
+        head.setSpacing(5)
+        head.addWidget(self.switch, 2)
+        head.addWidget(self.solo, 1)
+        desk = QHBoxLayout()
+        desk.setSpacing(4)
+        desk.addStretch(1)
+        desk.addWidget(self.fader)
+        desk.addWidget(self.meter)
+        desk.addStretch(1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(8, 12, 8, 8)
+        column.setSpacing(7)
+        column.addWidget(self.name)
+        column.addLayout(head)
+        column.addLayout(desk, 1)
+        column.addWidget(self.number)
+
+    def show_channel(self, channel: Channel, mode: str, heard: bool) -> None:
+        """Show a channel as it is; sends nothing."""
+        info = channel.info
+        self.name.setText(info.name)
+        self._removable = mode == "lora"
+        self.setToolTip(channel_tip(channel, mode))
+        self.setAccessibleName(f"Adapter {info.name}")
+        self.switch.setAccessibleName(f"{info.name} on")
+        self.switch.setToolTip(f"Switch {info.name} on or off (Ctrl+{self._index + 1}); Shift-click: solo")
+        self.solo.setAccessibleName(f"{info.name} solo")
+        self.fader.setAccessibleName(f"{info.name} weight")
+        self.number.setAccessibleName(f"{info.name} weight as a number")
+        self.switch.setChecked(channel.on)
+        self.solo.setChecked(channel.solo)
+        with QSignalBlocker(self.fader):
+            self.fader.setValue(round(channel.weight * STEPS))
+        self.fader.set_look(self._index, heard)
+        self.fader.update()
+        with QSignalBlocker(self.number):
+            self.number.setValue(channel.weight)
+        self.meter.setVisible(mode == "xlora")
+        self.meter.set_level(self._index, channel.level)
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        self.menu().popup(event.globalPos())
+
+    def menu(self) -> QMenu:
+        """What can be done with this channel."""
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.addAction("Set the weight back to 1", lambda: self.weight_requested.emit(UNITY))
+        menu.addAction("Hear it alone", self.solo_only_requested.emit)
+        menu.addSeparator()
+        remove = menu.addAction("Remove the adapter", lambda: self.remove_requested.emit(self.name.text()))
+        remove.setEnabled(self._removable)
+        return menu
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(self._theme.adapter_color(self._index))
+        painter.drawRoundedRect(QRectF(10, 4, self.width() - 20, 4), 2, 2)
+        painter.end()
+
+
+def channel_tip(channel: Channel, mode: str) -> str:
+    """What is known about an adapter, for the tooltip."""
+    info = channel.info
+    lines = [
+        info.name,
+        f"Rank {info.rank}, {info.applied}",
+        f"Targets: {', '.join(info.target_modules)}",
+        f"Weights: {info.nbytes / 2**20:.1f} MiB",
+        f"From: {info.source}",
+    ]
+    if mode == "xlora":
+        lines.append("The weight multiplies the classifier's scalings: 1 as trained, 0 muted.")
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""What the loader's fields hold, and the load settings they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings
+from loradesk_engine.demo import demo_settings
+
+Source = Literal["demo", "local", "hub"]
+
+
+@dataclass(frozen=True)
+class LoadForm:
+    """The fields as the user sees them; `settings` turns them into a command's data.
+
+    Attributes:
+        source: the demo pack, something on this computer, or the hub.
+        path: folder or GGUF file of a local base.
+        hub_id, revision, token: of a base on the hub.
+        mode: how adapters are used.
+        adapters: LoRA adapters.
+        xlora: folder or hub id of the X-LoRA checkpoint.
+        ordering: path of the ordering file.
+        device, dtype: `auto` or a name.
+        context: tokens, 0 for the model's own.
+        non_granular: freeze scalings after so many tokens, 0 for never.
+    """
+
+    source: Source = "demo"
+    path: str = ""
+    hub_id: str = ""
+    revision: str = ""
+    token: str = ""
+    mode: AdapterMode = "xlora"
+    adapters: tuple[AdapterSource, ...] = ()
+    xlora: str = ""
+    ordering: str = ""
+    device: str = "auto"
+    dtype: str = "auto"
+    context: int = 0
+    non_granular: int = 0
+
+    def complaint(self) -> tuple[str, str] | None:
+        """(field, sentence) for the first thing that is missing, or None."""
+        if self.source == "local" and not self.path.strip():
+            return "path", "Choose the folder or GGUF file of the base model."
+        if self.source == "hub" and not self.hub_id.strip():
+            return "hub_id", "Type the hub id of the base model, such as organisation/model."
+        if self.source == "demo":
+            return None
+        if self.mode == "xlora" and not self.xlora.strip():
+            return "xlora", "Choose the X-LoRA checkpoint."
+        names = [adapter.name for adapter in self.adapters]
+        if self.mode == "lora":
+            if not self.adapters and not self.ordering.strip():
+                return "adapters", "Add an adapter, or choose an ordering file that names some."
+            if any(not adapter.name.strip() or not adapter.source.strip() for adapter in self.adapters):
+                return "adapters", "Each adapter needs a name and a folder or hub id."
+            if len(set(names)) < len(names):
+                return "adapters", "Two adapters have the same name."
+        return None
+
+    def settings(self) -> LoadSettings:
+        """The load settings; only fields that belong to the chosen source and mode count."""
+        common = {"device": self.device, "dtype": self.dtype, "context": self.context or None}
+        frozen = self.non_granular or None
+        if self.source == "demo":
+            base = demo_settings(self.mode, frozen)
+            return replace(base, **common)  # type: ignore[arg-type]
+        return LoadSettings(
+            base=self.path.strip() if self.source == "local" else self.hub_id.strip(),
+            revision=(self.revision.strip() or None) if self.source == "hub" else None,
+            token=(self.token.strip() or None) if self.source == "hub" else None,
+            mode=self.mode,
+            adapters=self.adapters if self.mode == "lora" else (),
+            xlora=self.xlora.strip() if self.mode == "xlora" else None,
+            ordering=(self.ordering.strip() or None) if self.mode != "none" else None,
+            tgt_non_granular_index=frozen if self.mode == "xlora" else None,
+            **common,  # type: ignore[arg-type]
+        )
+
+    @classmethod
+    def of(cls, settings: LoadSettings) -> LoadForm:
+        """The fields that would make these settings."""
+        common = {
+            "mode": settings.mode,
+            "device": settings.device,
+            "dtype": settings.dtype,
+            "context": settings.context or 0,
+            "non_granular": settings.tgt_non_granular_index or 0,
+        }
+        if settings.base == demo_settings("none").base:
+            return cls(source="demo", **common)  # type: ignore[arg-type]
+        local = is_local(settings.base)
+        return cls(
+            source="local" if local else "hub",
+            path=settings.base if local else "",
+            hub_id="" if local else settings.base,
+            revision=settings.revision or "",
+            token=settings.token or "",
+            adapters=settings.adapters,
+            xlora=settings.xlora or "",
+            ordering=settings.ordering or "",
+            **common,  # type: ignore[arg-type]
+        )
+
+
+def is_local(base: str) -> bool:
+    """Whether a base is a path by its looks; the disk is not asked."""
+    return base.startswith(("/", "~", ".", "\\")) or base[1:3] in (":\\", ":/") or base.lower().endswith(".gguf")
+

@@ -1,0 +1,469 @@
+"""The model loader: which base, which adapters, where and how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QDialog,
+    QFileDialog,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QHeaderView,
+    QLineEdit,
+    QMenu,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QStackedWidget,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
+
+from loradesk_app.loader.adapter_list_model import COL_NAME, COL_SOURCE, AdapterListModel
+from loradesk_app.loader.load_banner import LoadProgress
+from loradesk_app.loader.load_form import LoadForm
+from loradesk_app.loader.path_field import PathField, dropped_path
+from loradesk_app.loader.recent import title
+from loradesk_app.theme import Theme
+from loradesk_app.widgets.buttons import icon_button, push_button
+from loradesk_app.widgets.labels import label
+from loradesk_app.widgets.problem_box import ProblemBox
+from loradesk_app.widgets.segmented import Segmented
+from loradesk_engine.commands import LoadSettings
+
+if TYPE_CHECKING:
+    from loradesk_engine.events import LoadFailed, LoadProgressed
+
+DTYPES = (("auto", "Automatic"), ("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"))
+LABEL_WIDTH = 118
+
+
+class LoaderDialog(QDialog):
+    """Collects a `LoadForm`. Stays open while its load runs, to show how it ends; closing it lets the load go on."""
+
+    load_requested = Signal(object)  # LoadSettings
+    cancel_requested = Signal()
+
+    def __init__(self, theme: Theme, devices: tuple[str, ...] = (), parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Load a model")
+        self.setAcceptDrops(True)
+        self._loading = False
+        self._asked = False
+
+        self.recent_button = push_button("Recent")
+        theme.bind_icon(self.recent_button, "clock", "muted")
+        self._recent_menu = QMenu(self.recent_button)
+        self.recent_button.setMenu(self._recent_menu)
+        self.source = Segmented(
+            (
+                ("demo", "Demo pack", "The small model that ships with Loradesk"),
+                ("local", "This computer", "A model folder or a GGUF file"),
+                ("hub", "Hub", "A model on the Hugging Face hub"),
+            ),
+            "Base model",
+        )
+        self.source.chosen.connect(lambda _key: self._arrange())
+        self.mode = Segmented(
+            (
+                ("none", "None", "The base model by itself"),
+                ("lora", "LoRA", "Adapters that you switch and weight"),
+                ("xlora", "X-LoRA", "Adapters that a classifier mixes for every token"),
+            ),
+            "Adapters",
+        )
+        self.mode.chosen.connect(lambda _key: self._arrange())
+
+        self.path = PathField("Base model", "Folder with config.json, or a .gguf file", files="GGUF models (*.gguf)")
+        self.hub_id = _line("Hub id", "organisation/model")
+        self.revision = _line("Revision", "Branch, tag or commit (optional)")
+        self.token = _line("Access token", "For gated models only; never saved")
+        self.token.setEchoMode(QLineEdit.EchoMode.Password)
+        self.adapters = AdapterListModel(self)
+        self.table = _adapter_table(self.adapters)
+        self.add_folder = push_button("Add folder…")
+        self.add_folder.clicked.connect(self._browse_adapter)
+        self.add_hub = push_button("Add by hub id")
+        self.add_hub.clicked.connect(self._add_by_id)
+        self.remove_adapter = icon_button(theme, "trash", "Remove the selected adapters")
+        self.remove_adapter.clicked.connect(self._remove_adapters)
+        self.xlora = PathField("X-LoRA checkpoint", "Folder with xlora_config.json, or a hub id")
+        self.ordering = PathField("Ordering file", "", folders=False, files="Ordering files (*.json);;All files (*)")
+        self.device = QComboBox()
+        self.device.setAccessibleName("Device")
+        self.dtype = QComboBox()
+        self.dtype.setAccessibleName("Precision")
+        for key, text in DTYPES:
+            self.dtype.addItem(text, key)
+        self.context = _spin("Context", 0, 1_048_576, 1024, "the model's own", " tokens")
+        self.non_granular = _spin("Freeze scalings after", 0, 100_000, 1, "never", " tokens")
+        self.set_devices(devices)
+
+        self.problem = ProblemBox(theme)
+        self.problem.dismissed.connect(self.problem.hide)
+        self.progress = LoadProgress()
+        self.progress.cancel_requested.connect(self.cancel_requested)
+        self.complaint = label("", "danger", wrap=True)
+        self.load_button = push_button("Load", "primary")
+        self.load_button.setDefault(True)
+        self.load_button.clicked.connect(self.accept)
+        self.close_button = push_button("Close")
+        self.close_button.clicked.connect(self.reject)
+
+        self._build()
+        for signal in (self.path.changed, self.xlora.changed, self.ordering.changed, self.hub_id.textChanged):
+            signal.connect(lambda _text: self._check())
+        for signal in (self.adapters.rowsInserted, self.adapters.rowsRemoved, self.adapters.dataChanged):
+            signal.connect(lambda *_what: self._check())
+        self.set_form(LoadForm())
+        self._show_loading(False)
+
+    # -- the form -----------------------------------------------------------------------------------------------
+
+    def form(self) -> LoadForm:
+        """What the fields say now."""
+        return LoadForm(
+            source=self.source.current(),  # type: ignore[arg-type]
+            path=self.path.text(),
+            hub_id=self.hub_id.text(),
+            revision=self.revision.text(),
+            token=self.token.text(),
+            mode=self.mode.current(),  # type: ignore[arg-type]
+            adapters=self.adapters.adapters(),
+            xlora=self.xlora.text(),
+            ordering=self.ordering.text(),
+            device=self.device.currentData(),
+            dtype=self.dtype.currentData(),
+            context=self.context.value(),
+            non_granular=self.non_granular.value(),
+        )
+
+    def set_form(self, form: LoadForm) -> None:
+        """Fill in all fields."""
+        self.source.set_current(form.source)
+        self.mode.set_current(form.mode)
+        self.path.set_text(form.path)
+        self.hub_id.setText(form.hub_id)
+        self.revision.setText(form.revision)
+        self.token.setText(form.token)
+        self.adapters.set_adapters(form.adapters)
+        self.xlora.set_text(form.xlora)
+        self.ordering.set_text(form.ordering)
+        if self.device.findData(form.device) < 0:
+            self.device.addItem(form.device, form.device)
+        self.device.setCurrentIndex(self.device.findData(form.device))
+        self.dtype.setCurrentIndex(max(0, self.dtype.findData(form.dtype)))
+        self.context.setValue(form.context)
+        self.non_granular.setValue(form.non_granular)
+        self._asked = False
+        self._arrange()
+
+    def set_devices(self, devices: tuple[str, ...]) -> None:
+        """The devices that the engine found."""
+        chosen = self.device.currentData() or "auto"
+        self.device.clear()
+        self.device.addItem("Automatic", "auto")
+        for device in devices:
+            self.device.addItem(device, device)
+        self.device.setCurrentIndex(max(0, self.device.findData(chosen)))
+
+    def set_recent(self, recent: list[LoadSettings]) -> None:
+        """Offer models loaded lately."""
+        self._recent_menu.clear()
+        for settings in recent:
+            entry = self._recent_menu.addAction(title(settings))
+            entry.setToolTip(settings.base)
+            entry.triggered.connect(lambda _checked=False, settings=settings: self.set_form(LoadForm.of(settings)))
+        self.recent_button.setEnabled(bool(recent))
+
+    # -- what the user does -------------------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        """Ask for the load; the dialog stays to show how it goes."""
+        self._asked = True
+        if self._loading or not self._check():
+            return
+        self.load_requested.emit(self.form().settings())
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if dropped_path(event) and not self._loading:
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        self.take_path(dropped_path(event))
+        event.acceptProposedAction()
+
+    def take_path(self, path: str) -> None:
+        """Something was dropped: JSON is an ordering file, anything else the base model."""
+        if path.lower().endswith(".json"):
+            self.ordering.set_text(path)
+            if self.mode.current() == "none":
+                self.mode.set_current("lora")
+        elif path:
+            self.source.set_current("local")
+            self.path.set_text(path)
+        self._arrange()
+
+    # -- what the engine tells ----------------------------------------------------------------------------------
+
+    def show_started(self) -> None:
+        self.problem.hide()
+        self.progress.start("Starting…")
+        self._show_loading(True)
+
+    def show_progress(self, event: LoadProgressed) -> None:
+        if self._loading:
+            self.progress.show_stage(event.stage, event.fraction)
+
+    def show_failed(self, event: LoadFailed) -> None:
+        self._show_loading(False)
+        self.problem.show_problem(event.problem, "The model loaded before is still there." if event.model_kept else "")
+
+    def show_cancelled(self) -> None:
+        self._show_loading(False)
+
+    def show_loaded(self) -> None:
+        self._show_loading(False)
+        self.hide()
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        head = QHBoxLayout()
+        head.addWidget(label("Load a model", "large"), 1)
+        head.addWidget(self.recent_button)
+
+        demo_text = label(
+            "A small model made for Loradesk, with four adapters: arithmetic, capitals, json and bard. "
+            "It loads in seconds and needs no network.",
+            "muted",
+            wrap=True,
+        )
+        self._source_pages = _Pages()
+        self._source_pages.add("demo", [("", demo_text)])
+        self._source_pages.add("local", [("&Model", self.path)])
+        self._source_pages.add(
+            "hub", [("&Hub id", self.hub_id), ("Re&vision", self.revision), ("&Token", self.token)]
+        )
+        table_box = QWidget()
+        table_column = QVBoxLayout(table_box)
+        table_column.setContentsMargins(0, 0, 0, 0)
+        table_column.setSpacing(6)
+        buttons = QHBoxLayout()
+        for button in (self.add_folder, self.add_hub):
+            buttons.addWidget(button)
+        buttons.addStretch(1)
+        buttons.addWidget(self.remove_adapter)
+        table_column.addWidget(self.table)
+        table_column.addLayout(buttons)
+        no_adapters = label("The base model answers by itself.", "muted", wrap=True)
+        self._mode_pages = _Pages()
+        self._mode_pages.add("none", [("", no_adapters)])
+        self._mode_pages.add("lora", [("", table_box)])
+        self._mode_pages.add("xlora", [("&Checkpoint", self.xlora)])
+        self._demo_adapters = label("", "muted", wrap=True)
+        self._ordering_form = _form([("&Ordering file", self.ordering)])
+
+        how = QFormLayout()
+        how.setContentsMargins(0, 0, 0, 0)
+        how.setHorizontalSpacing(12)
+        how.setVerticalSpacing(9)
+        place = QHBoxLayout()
+        place.setSpacing(8)
+        place.addWidget(self.device, 1)
+        place.addWidget(self.dtype, 1)
+        how.addRow(_caption("&Device", self.device), place)
+        how.addRow(_caption("Conte&xt", self.context), self.context)
+        how.addRow(_caption("&Freeze after", self.non_granular), self.non_granular)
+        self._how = how
+        self.non_granular.setToolTip(
+            "Non-granular scalings: after this many tokens of the answer the mix stays as it is, "
+            "which spares the scaling pass."
+        )
+
+        content = QWidget()
+        form = QVBoxLayout(content)
+        form.setContentsMargins(24, 4, 24, 12)
+        form.setSpacing(10)
+        for caption, chooser, pages in (
+            ("Base model", self.source, [self._source_pages]),
+            ("Adapters", self.mode, [self._demo_adapters, self._mode_pages, self._ordering_form]),
+        ):
+            row = QHBoxLayout()
+            heading = label(caption, "heading")
+            heading.setMinimumWidth(LABEL_WIDTH)
+            row.addWidget(heading)
+            row.addWidget(chooser)
+            row.addStretch(1)
+            form.addLayout(row)
+            for page in pages:
+                form.addWidget(page)
+            line = QFrame()
+            line.setProperty("kind", "line")
+            form.addSpacing(2)
+            form.addWidget(line)
+            form.addSpacing(2)
+        form.addLayout(how)
+        form.addStretch(1)
+        self._content = content
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(content)
+
+        self._foot = QWidget()
+        foot = QHBoxLayout(self._foot)
+        foot.setContentsMargins(0, 0, 0, 0)
+        foot.addWidget(self.complaint, 1)
+        foot.addWidget(self.close_button)
+        foot.addWidget(self.load_button)
+        bottom = QVBoxLayout()
+        bottom.setContentsMargins(24, 0, 24, 20)
+        bottom.setSpacing(12)
+        bottom.addWidget(self.problem)
+        bottom.addWidget(self.progress)
+        bottom.addWidget(self._foot)
+        head.setContentsMargins(24, 20, 24, 8)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addLayout(head)
+        column.addWidget(scroll, 1)
+        column.addLayout(bottom)
+        self.resize(640, 600)
+        self.setMinimumSize(520, 440)
+
+    def _arrange(self) -> None:
+        """Show the fields that belong to the chosen source and mode."""
+        demo, mode = self.source.current() == "demo", self.mode.current() or "none"
+        self._source_pages.show_page(self.source.current() or "demo")
+        self._mode_pages.show_page(mode)
+        self._mode_pages.setVisible(not demo)
+        self._demo_adapters.setVisible(demo)
+        self._demo_adapters.setText(
+            {
+                "none": "The base model answers by itself.",
+                "lora": "The four adapters come with it; switch and weight them on the desk.",
+                "xlora": "The four adapters come with it, and a classifier that mixes them for every token.",
+            }[mode]
+        )
+        self._ordering_form.setVisible(not demo and mode != "none")
+        self.ordering.edit.setPlaceholderText("Optional" if mode == "lora" else "Optional for checkpoints made by PEFT")
+        self._how.setRowVisible(self.non_granular, mode == "xlora")
+        self._check()
+
+    def _check(self) -> bool:
+        """Complain about what is missing, but not before the user asked for a load."""
+        found = self.form().complaint()
+        self.complaint.setText(found[1] if found and self._asked else "")
+        for name, field in (("path", self.path.edit), ("hub_id", self.hub_id), ("xlora", self.xlora.edit)):
+            wrong = bool(found and self._asked and found[0] == name)
+            if field.property("invalid") != wrong:
+                field.setProperty("invalid", wrong)
+                field.style().unpolish(field)
+                field.style().polish(field)
+            if wrong:
+                field.setFocus()
+        return found is None
+
+    def _show_loading(self, loading: bool) -> None:
+        self._loading = loading
+        self._content.setEnabled(not loading)
+        self.recent_button.setEnabled(not loading and bool(self._recent_menu.actions()))
+        self.progress.setVisible(loading)
+        self.load_button.setEnabled(not loading)
+
+    def _browse_adapter(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder of the adapter")
+        if folder:
+            self.adapters.add(folder)
+
+    def _add_by_id(self) -> None:
+        row = self.adapters.add("", "adapter")
+        self.table.setFocus()
+        self.table.edit(self.adapters.index(row, COL_SOURCE))
+
+    def _remove_adapters(self) -> None:
+        self.adapters.remove({index.row() for index in self.table.selectionModel().selectedIndexes()})
+
+
+class _Pages(QStackedWidget):
+    """Forms of which one shows; as tall as that one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: dict[str, QWidget] = {}
+
+    def add(self, key: str, rows: list[tuple[str, QWidget]]) -> None:
+        page = _form(rows)
+        self._keys[key] = page
+        self.addWidget(page)
+
+    def show_page(self, key: str) -> None:
+        for name, page in self._keys.items():
+            policy = QSizePolicy.Policy.Preferred if name == key else QSizePolicy.Policy.Ignored
+            page.setSizePolicy(QSizePolicy.Policy.Preferred, policy)
+        self.setCurrentWidget(self._keys[key])
+        self.updateGeometry()
+
+
+def _form(rows: list[tuple[str, QWidget]]) -> QWidget:
+    page = QWidget()
+    form = QFormLayout(page)
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setHorizontalSpacing(12)
+    form.setVerticalSpacing(9)
+    for text, field in rows:
+        if text:
+            form.addRow(_caption(text, field), field)
+        else:
+            form.addRow(field)
+    return page
+
+
+def _caption(text: str, field: QWidget) -> QWidget:
+    caption = label(text, "muted")
+    caption.setBuddy(field)
+    caption.setMinimumWidth(LABEL_WIDTH)
+    return caption
+
+
+def _line(name: str, placeholder: str) -> QLineEdit:
+    line = QLineEdit()
+    line.setAccessibleName(name)
+    line.setPlaceholderText(placeholder)
+    return line
+
+
+def _spin(name: str, low: int, high: int, step: int, lowest: str, suffix: str) -> QSpinBox:
+    spin = QSpinBox()
+    spin.setAccessibleName(name)
+    spin.setRange(low, high)
+    spin.setSingleStep(step)
+    spin.setSpecialValueText(lowest)
+    spin.setSuffix(suffix)
+    return spin
+
+
+def _adapter_table(model: AdapterListModel) -> QTableView:
+    table = QTableView()
+    table.setAccessibleName("LoRA adapters")
+    table.setModel(model)
+    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    table.setShowGrid(False)
+    table.setTabKeyNavigation(False)
+    table.verticalHeader().hide()
+    table.horizontalHeader().setHighlightSections(False)
+    table.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft)
+    table.horizontalHeader().setSectionResizeMode(COL_SOURCE, QHeaderView.ResizeMode.Stretch)
+    table.setColumnWidth(COL_NAME, 150)
+    table.setMinimumHeight(96)
+    table.setMaximumHeight(150)
+    return table

@@ -1,0 +1,97 @@
+"""The line at the bottom: what goes on, how fast, and what it takes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from PySide6.QtWidgets import QStatusBar, QWidget
+
+from loradesk_app.widgets.labels import ElidedLabel, label
+
+if TYPE_CHECKING:
+    from loradesk_engine.events import MemoryMeasured, ModelInfo, RequestFinished, TokensGenerated
+
+MODE_NAMES = {"none": "Base", "lora": "LoRA", "xlora": "X-LoRA"}
+SPEED_SECONDS = 1.5  # the live speed is that of the last moments
+
+
+class StatusBar(QStatusBar):
+    """State at the left; speed, memory and device at the right."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setSizeGripEnabled(False)
+        self._arrivals: deque[tuple[float, int]] = deque()
+        self.state = ElidedLabel("Starting…")
+        self.model = ElidedLabel("")
+        self.speed = label("")
+        self.memory = label("")
+        self.device = label("")
+        self.addWidget(self.state, 1)
+        for part in (self.model, self.speed, self.memory, self.device):
+            self.addPermanentWidget(part)
+            part.hide()
+
+    def show_state(self, text: str) -> None:
+        """What goes on, in a word or two."""
+        self.state.setText(text)
+
+    def show_model(self, info: ModelInfo | None) -> None:
+        self._set(self.model, f"{info.name} · {MODE_NAMES[info.mode]}" if info else "")
+        self._set(self.device, f"{info.device} · {info.dtype}" if info else "")
+        if info:
+            facts = f"{info.architecture}, {amount(info.parameters)} parameters, {size(info.weight_bytes)} of weights"
+            self.model.setToolTip(f"{facts}\nContext {info.context:,} tokens, loaded in {info.load_seconds:.1f} s")
+        self._set(self.speed, "")
+
+    def show_started(self) -> None:
+        self._arrivals.clear()
+
+    def show_tokens(self, event: TokensGenerated) -> None:
+        now = time.monotonic()
+        self._arrivals.append((now, len(event.token_ids)))
+        while self._arrivals and now - self._arrivals[0][0] > SPEED_SECONDS:
+            self._arrivals.popleft()
+        span = now - self._arrivals[0][0]
+        if span > 0.2:
+            # The first entry's tokens were there when the span began.
+            tokens = sum(count for _, count in self._arrivals) - self._arrivals[0][1]
+            self._set(self.speed, f"{tokens / span:.1f} tokens/s")
+
+    def show_finished(self, event: RequestFinished) -> None:
+        if event.tokens_per_second:
+            self._set(self.speed, f"{event.tokens_per_second:.1f} tokens/s")
+
+    def show_memory(self, event: MemoryMeasured) -> None:
+        parts = [f"Memory {size(event.process)}"]
+        if event.device:
+            parts.append(f"device {size(event.device)}")
+        if event.cache:
+            parts.append(f"cache {size(event.cache)}")
+        self._set(self.memory, " · ".join(parts))
+        self.memory.setToolTip("Memory of the process, on the accelerator, and of the key-value caches")
+
+    @staticmethod
+    def _set(part: ElidedLabel | QWidget, text: str) -> None:
+        part.setText(text)  # type: ignore[union-attr]
+        part.setVisible(bool(text))
+
+
+def size(count: int) -> str:
+    """Bytes for people: `812 MB`, `1.4 GB`."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            value = count / limit
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{count} B"
+
+
+def amount(count: int) -> str:
+    """A large count for people: `7.2 billion`, `135 million`."""
+    for limit, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if count >= limit:
+            value = count / limit
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return str(count)

@@ -1,0 +1,194 @@
+"""safetensors files: the header, checked before anything is mapped, and the tensors, mapped and never copied."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loradesk_engine.errors import CheckpointError, FileFormatError
+from loradesk_engine.files import json_type, parse_json, read_json_object
+
+if TYPE_CHECKING:  # the header alone must be readable without torch: memory estimates, ordering files
+    from torch import Tensor
+
+MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4,
+    "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a header: its file, type name, shape and where its bytes lie in the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
+    """Tensor name -> entry. Every offset, length and shape is checked against the file's size.
+
+    Raises:
+        FileFormatError: the file is missing, truncated or not safetensors; names the file and the tensor.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            if len(prefix) < 8:
+                raise FileFormatError(
+                    "The file is too short for safetensors.", file=path, remedy="Download or copy it again."
+                )
+            (length,) = struct.unpack("<Q", prefix)
+            if length > MAX_HEADER_BYTES or 8 + length > size:
+                raise FileFormatError(
+                    f"The header claims {length:,} bytes, the file holds {size:,}.",
+                    file=path,
+                    remedy="It is truncated or not a safetensors file: download or copy it again.",
+                )
+            header = parse_json(file.read(length), file=path)
+    except FileNotFoundError:
+        raise FileFormatError("The file does not exist.", file=path, remedy="Check the path.") from None
+    except OSError as problem:
+        raise FileFormatError(f"The file cannot be read: {problem.strerror or problem}.", file=path) from problem
+    if not isinstance(header, dict):
+        raise FileFormatError(f"The header is {json_type(header)}, not an object.", file=path)
+    data_start = 8 + length
+    entries = {
+        name: _entry(path, name, fields, data_start, size)
+        for name, fields in header.items()
+        if name != "__metadata__"
+    }
+    _refuse_overlaps(path, entries)
+    return entries
+
+
+def _entry(path: Path, name: str, fields: Any, data_start: int, size: int) -> TensorEntry:
+    def refuse(problem: str) -> FileFormatError:
+        return FileFormatError(problem, file=path, field=name, remedy="Download or copy the file again.")
+
+    if not isinstance(fields, dict):
+        raise refuse("The tensor's entry is not an object.")
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise refuse(f"The type {dtype!r} is not supported.")
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape) or len(shape) > 8:
+        raise refuse(f"The shape {shape!r} is not a list of sizes.")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
+        raise refuse(f"The offsets {offsets!r} are not two positions.")
+    start, end = data_start + offsets[0], data_start + offsets[1]
+    if end > size:
+        raise refuse(f"The tensor ends at byte {end:,}, the file at {size:,}: it is truncated.")
+    if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise refuse(f"{end - start:,} bytes cannot hold the shape {shape} of type {dtype}.")
+    return TensorEntry(path, dtype, tuple(shape), start, end)
+
+
+def _refuse_overlaps(path: Path, entries: Mapping[str, TensorEntry]) -> None:
+    last_end, last_name = 0, ""
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
+        if entry.start < last_end:
+            raise FileFormatError(f"The tensor overlaps {last_name!r}.", file=path, field=name)
+        if entry.nbytes:
+            last_end, last_name = entry.end, name
+
+
+class SafetensorsWeights(Mapping[str, "Tensor"]):
+    """The tensors of one or more files by name, as views of the mapped files (torch, on the CPU).
+
+    A view costs no memory until it is read, and the pages it reads belong to the system's file cache.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        """Read and check all headers.
+
+        Raises:
+            FileFormatError: a file is bad, or two files hold the same tensor.
+        """
+        self.entries: dict[str, TensorEntry] = {}
+        for path in files:
+            for name, entry in read_header(path).items():
+                if name in self.entries:
+                    raise FileFormatError(
+                        f"The tensor is in {self.entries[name].file.name} as well.", file=path, field=name
+                    )
+                self.entries[name] = entry
+        self._open: dict[Path, Any] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        entry = self.entries[name]
+        try:
+            if entry.file not in self._open:
+                self._open[entry.file] = safe_open(entry.file, framework="pt", device="cpu")
+            tensor: Tensor = self._open[entry.file].get_tensor(name)
+            return tensor
+        except (SafetensorError, OSError) as problem:
+            raise FileFormatError(f"The tensor cannot be read: {problem}.", file=entry.file, field=name) from problem
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def file_of(self, name: str) -> Path:
+        """The file that a tensor lies in."""
+        return self.entries[name].file
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder: those of `model.safetensors.index.json`, else `model.safetensors`.
+
+    Raises:
+        CheckpointError: there are none, the index is malformed or names a file outside the folder.
+    """
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if index.is_file():
+        weight_map = read_json_object(index, error=CheckpointError).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError("The index has no map from tensors to files.", file=index, field="weight_map")
+        names = sorted(set(weight_map.values()))
+        for name in names:
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise CheckpointError(
+                    f"The shard name {name!r} is a path, not a file name.", file=index, field="weight_map"
+                )
+        return [folder / name for name in names]
+    if single.is_file():
+        return [single]
+    others = sorted(folder.glob("*.safetensors"))
+    if len(others) == 1:
+        return others
+    if others:
+        raise CheckpointError(
+            f"{len(others)} safetensors files but no index that says which belong together.",
+            file=folder,
+            remedy="Add model.safetensors.index.json.",
+        )
+    pickled = sorted(p.name for p in folder.glob("*.bin"))
+    if pickled:
+        raise CheckpointError(
+            "Only pickled weights are here, and unpickling runs whatever code the file holds.",
+            file=folder / pickled[0],
+            remedy="Convert them to safetensors.",
+        )
+    raise CheckpointError("No safetensors weights in this folder.", file=folder, remedy="Choose a model's folder.")

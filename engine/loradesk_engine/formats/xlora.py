@@ -1,0 +1,324 @@
+"""X-LoRA checkpoints on disk, in the two formats there are, read into one description.
+
+1. xlora / mistral.rs: `xlora_config.json` and `xlora_classifier.safetensors` with `inner.N.*` and `last.*`; the adapters in
+   sub-folders, or as files whose name carries the adapter's name.
+2. PEFT: `adapter_config.json` with `peft_type: XLORA` and `adapter_model.safetensors` with
+   `...internal_xlora_classifier.layers.N.*`; the adapters in the configuration's `adapters` map.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from loradesk_engine.errors import AdapterError
+from loradesk_engine.files import json_type, read_json_object
+from loradesk_engine.formats.peft import CONFIG_NAME, WEIGHTS_NAME, PeftAdapter, read_adapter
+from loradesk_engine.formats.safetensors import SafetensorsWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class XLoraConfig:
+    """What turns hidden states into scalings; field names and defaults as in xlora's own configuration."""
+
+    hidden_size: int
+    layerwise_scalings: bool = False
+    enable_softmax: bool = True
+    softmax_temperature: float = 1.0
+    scaling_pass_value: float = 0.0
+    global_scaling_weight: float = 1.0
+    top_k_lora: int | None = None
+    enable_softmax_topk: bool = False
+
+
+@dataclass(frozen=True)
+class ClassifierLayer:
+    """One linear of the classifier: tensor names, sizes, and whether a ReLU follows."""
+
+    weight: str
+    bias: str | None
+    in_features: int
+    out_features: int
+    relu: bool
+
+
+class XLoraCheckpoint:
+    """An X-LoRA checkpoint on disk, checked, its weights mapped and not yet read.
+
+    Attributes:
+        form: `xlora` or `peft`.
+        adapters: name -> folder or hub id, in the order of training as far as the checkpoint knows it; None where the
+            ordering file has to say it.
+        layers: the classifier's linears, first to last.
+    """
+
+    def __init__(
+        self,
+        form: Literal["xlora", "peft"],
+        folder: Path,
+        config_file: Path,
+        weights_file: Path,
+        config: XLoraConfig,
+        layers: Sequence[ClassifierLayer],
+        adapters: Mapping[str, str] | None,
+    ) -> None:
+        self.form = form
+        self.folder = folder
+        self.config_file = config_file
+        self.weights_file = weights_file
+        self.config = config
+        self.layers = tuple(layers)
+        self.adapters = adapters
+        self._weights = SafetensorsWeights([weights_file])
+
+    @property
+    def outputs(self) -> int:
+        """Width of the classifier's last linear."""
+        return self.layers[-1].out_features
+
+    def weights(self, layer: ClassifierLayer) -> tuple[Tensor, Tensor | None]:
+        """Weight `[out, in]` and bias `[out]`."""
+        return self._weights[layer.weight], None if layer.bias is None else self._weights[layer.bias]
+
+
+def is_peft_xlora(folder: Path) -> bool:
+    """Whether the folder holds PEFT's format."""
+    file = folder / CONFIG_NAME
+    return file.is_file() and read_json_object(file, error=AdapterError).get("peft_type") == "XLORA"
+
+
+def read_xlora(folder: str | os.PathLike[str]) -> XLoraCheckpoint:
+    """Read a checkpoint's configuration and the header of its classifier.
+
+    Raises:
+        AdapterError: it is neither format, or its parts disagree. FileFormatError: a file is malformed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AdapterError("The X-LoRA checkpoint's folder does not exist.", file=folder, remedy="Check the path.")
+    if (folder / "xlora_config.json").is_file():
+        return _read_xlora_form(folder)
+    if is_peft_xlora(folder):
+        return _read_peft_form(folder)
+    raise AdapterError(
+        "Neither xlora_config.json nor an adapter_config.json of type XLORA is here.",
+        file=folder,
+        remedy="Choose the folder of an X-LoRA checkpoint.",
+    )
+
+
+def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
+    config_file = folder / "xlora_config.json"
+    values = read_json_object(config_file, error=AdapterError)
+    config = _config(values, config_file)
+    weights_file = folder / "xlora_classifier.safetensors"
+    if not weights_file.is_file() and (folder / "xlora_classifier.pt").is_file():
+        raise AdapterError(
+            "The classifier is pickled, and unpickling runs whatever code the file holds.",
+            file=folder / "xlora_classifier.pt",
+            remedy="Convert it to xlora_classifier.safetensors.",
+        )
+    weights = SafetensorsWeights([weights_file])
+    inner = _numbered(weights, r"inner\.(\d+)\.(weight|bias)", weights_file, allowed=r"last\.(weight|bias)")
+    if "last.weight" not in weights:
+        raise AdapterError("The classifier's last layer is missing.", file=weights_file, field="last.weight")
+    # Counting modules tells whether ReLU and Dropout stand between the linears, also in old files that do not say it.
+    relu = values.get("enable_relu_and_dropout")
+    gaps = [after - before for before, after in zip(inner, inner[1:], strict=False)]
+    if relu is None:
+        relu = any(gap > 1 for gap in gaps)
+    elif bool(relu) != any(gap > 1 for gap in gaps) and gaps:
+        raise AdapterError(
+            f"enable_relu_and_dropout is {relu}, but the classifier's layers are numbered {inner}.",
+            file=weights_file,
+            field="inner",
+        )
+    names = [f"inner.{number}" for number in inner] + ["last"]
+    layers = [
+        _layer(weights, weights_file, name, relu=bool(relu) and name != "last") for name in names
+    ]
+    _check_chain(layers, config, weights_file)
+    return XLoraCheckpoint(
+        "xlora", folder, config_file, weights_file, config, layers, _adapter_map(values, config_file)
+    )
+
+
+def _read_peft_form(folder: Path) -> XLoraCheckpoint:
+    config_file = folder / CONFIG_NAME
+    values = read_json_object(config_file, error=AdapterError)
+    config = _config(values, config_file)
+    weights_file = folder / WEIGHTS_NAME
+    weights = SafetensorsWeights([weights_file])
+    stem = r"(?:.*\.)?internal_xlora_classifier\.layers\."
+    numbers = _numbered(weights, stem + r"(\d+)\.(weight|bias)", weights_file)
+    if not numbers or numbers[0] != 0:
+        raise AdapterError(
+            "The classifier's first layer is missing.",
+            file=weights_file,
+            field="internal_xlora_classifier.layers.0",
+            remedy="PEFT up to 0.21 leaves it out when it saves: write the classifier's state_dict to this file yourself.",
+        )
+    prefix = next(name for name in weights if re.fullmatch(stem + r"\d+\.weight", name)).rsplit(".", 2)[0]
+    layers = [
+        _layer(weights, weights_file, f"{prefix}.{number}", relu=number != numbers[-1]) for number in numbers
+    ]
+    _check_chain(layers, config, weights_file)
+    adapters = _adapter_map(values, config_file)
+    if not adapters:
+        raise AdapterError("The adapters are missing.", file=config_file, field="adapters")
+    # PEFT takes the pass with all adapters off, whatever scaling_pass_value says.
+    from dataclasses import replace
+
+    return XLoraCheckpoint(
+        "peft", folder, config_file, weights_file, replace(config, scaling_pass_value=0.0), layers, adapters
+    )
+
+
+def _numbered(weights: Mapping[str, Any], pattern: str, file: Path, *, allowed: str | None = None) -> list[int]:
+    numbers = set()
+    for name in weights:
+        match = re.fullmatch(pattern, name)
+        if match:
+            numbers.add(int(match[1]))
+        elif allowed is None or not re.fullmatch(allowed, name):
+            if ".lora_" in name:
+                raise AdapterError(
+                    "Trained adapters inside the classifier's file are not supported.",
+                    file=file,
+                    field=name,
+                    remedy="Save the adapters to folders of their own.",
+                )
+            raise AdapterError("The tensor is not part of an X-LoRA classifier.", file=file, field=name)
+    return sorted(numbers)
+
+
+def _layer(weights: SafetensorsWeights, file: Path, name: str, *, relu: bool) -> ClassifierLayer:
+    entry = weights.entries.get(f"{name}.weight")
+    if entry is None:
+        raise AdapterError("The layer's weight is missing.", file=file, field=f"{name}.weight")
+    if len(entry.shape) != 2 or 0 in entry.shape:
+        raise AdapterError(
+            f"A matrix is expected, the shape is {list(entry.shape)}.", file=file, field=f"{name}.weight"
+        )
+    out_features, in_features = entry.shape
+    bias = f"{name}.bias" if f"{name}.bias" in weights else None
+    if bias is not None and weights.entries[bias].shape != (out_features,):
+        raise AdapterError(
+            f"The bias has shape {list(weights.entries[bias].shape)}, the weight {out_features} rows.",
+            file=file,
+            field=bias,
+        )
+    return ClassifierLayer(f"{name}.weight", bias, in_features, out_features, relu)
+
+
+def _check_chain(layers: Sequence[ClassifierLayer], config: XLoraConfig, file: Path) -> None:
+    width = config.hidden_size
+    for layer in layers:
+        if layer.in_features != width:
+            raise AdapterError(
+                f"The layer takes {layer.in_features} values, the one before gives {width}.", file=file, field=layer.weight
+            )
+        width = layer.out_features
+
+
+def _config(values: Mapping[str, Any], file: Path) -> XLoraConfig:
+    def number(field: str, default: float) -> float:
+        value = values.get(field, default)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise AdapterError(f"A finite number is expected, not {value!r}.", file=file, field=field)
+        return float(value)
+
+    def flag(field: str, default: bool) -> bool:
+        value = values.get(field)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise AdapterError(f"true or false is expected, not {json_type(value)}.", file=file, field=field)
+        return value
+
+    hidden_size = values.get("hidden_size")
+    if type(hidden_size) is not int or hidden_size < 1:
+        raise AdapterError(f"{hidden_size!r} is not a size.", file=file, field="hidden_size")
+    top_k = values.get("top_k_lora")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise AdapterError(f"{top_k!r} is not a count of adapters.", file=file, field="top_k_lora")
+    temperature = number("softmax_temperature", 1.0)
+    if temperature <= 0:
+        raise AdapterError(f"{temperature} is not above 0.", file=file, field="softmax_temperature")
+    return XLoraConfig(
+        hidden_size=hidden_size,
+        layerwise_scalings=flag("layerwise_scalings", False),
+        enable_softmax=flag("enable_softmax", True),
+        softmax_temperature=temperature,
+        scaling_pass_value=number("scaling_pass_value", 0.0),
+        global_scaling_weight=number("global_scaling_weight", 1.0),
+        top_k_lora=top_k,
+        enable_softmax_topk=flag("enable_softmax_topk", False),
+    )
+
+
+def _adapter_map(values: Mapping[str, Any], file: Path) -> dict[str, str] | None:
+    adapters = values.get("adapters")
+    if adapters is None:
+        return None
+    if not isinstance(adapters, dict) or not all(isinstance(path, str) for path in adapters.values()):
+        raise AdapterError("A map from names to paths is expected.", file=file, field="adapters")
+    return dict(adapters)
+
+
+def find_adapter(folder: Path, name: str, names: Sequence[str]) -> PeftAdapter:
+    """The adapter of a checkpoint that has a name: its sub-folder, or the files whose name carries it.
+
+    Names that contain one another (`adapter_1`, `adapter_10`) are told apart: a file belongs to the longest of `names` that stands
+    in its path as a whole word.
+
+    Raises:
+        AdapterError: there is none, or several files claim the name.
+    """
+    for candidate in (folder / "adapters" / name, folder / name):
+        if Path(name).name == name and (candidate / CONFIG_NAME).is_file():
+            return read_adapter(candidate)
+    weights = [
+        path
+        for path in sorted(folder.rglob("*.safetensors"))
+        if path.name != "xlora_classifier.safetensors" and _owner(str(path.relative_to(folder)), names) == name
+    ]
+    if not weights:
+        raise AdapterError(
+            f"No adapter named {name!r} is here.",
+            file=folder,
+            field="order",
+            remedy="Correct the ordering file's order, or add the adapter's folder.",
+        )
+    if len(weights) > 1:
+        raise AdapterError(
+            f"{len(weights)} files could be the adapter {name!r}: {', '.join(path.name for path in weights)}.",
+            file=folder,
+            field="order",
+            remedy="Put each adapter into a folder of its name.",
+        )
+    configs = [
+        path
+        for path in sorted(weights[0].parent.glob("*.json"))
+        if _owner(path.name, names) == name or path.name == CONFIG_NAME
+    ]
+    own = [path for path in configs if path.name != CONFIG_NAME] or configs
+    if len(own) != 1:
+        raise AdapterError(f"The configuration of the adapter {name!r} is missing.", file=weights[0].parent)
+    return read_adapter(weights[0].parent, weights_file=weights[0], config_file=own[0])
+
+
+def _owner(path: str, names: Sequence[str]) -> str | None:
+    """The longest of the names that stands in the path between characters that are no letters or digits."""
+    found = [name for name in names if re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", path)]
+    return max(found, key=len) if found else None

@@ -1,0 +1,523 @@
+"""The engine: a loaded model and the requests it answers. One step = schedule, run, postprocess.
+
+Not thread-safe and never blocking on anybody: the worker thread owns it.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from loradesk_engine.adapters.load import LoadedAdapters, add_adapter, load_adapters
+from loradesk_engine.adapters.mixture import LoraAdapter
+from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings
+from loradesk_engine.errors import AdapterError, ConfigError, RequestError
+from loradesk_engine.events import (
+    AdapterInfo,
+    AdaptersActivated,
+    AdaptersChanged,
+    Event,
+    FinishReason,
+    MemoryMeasured,
+    ModelInfo,
+    Problem,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    TokensGenerated,
+)
+from loradesk_engine.files import read_json_object
+from loradesk_engine.formats.config import ModelConfig, read_config
+from loradesk_engine.formats.hub import Progress, resolve_source, silent
+from loradesk_engine.formats.safetensors import SafetensorsWeights, checkpoint_files
+from loradesk_engine.formats.tokenizer import TextStream, Tokenizer, read_tokenizer
+from loradesk_engine.generation.runner import Runner
+from loradesk_engine.generation.sampling import draw, logprob_of, process
+from loradesk_engine.generation.scheduler import Scheduler
+from loradesk_engine.generation.sequence import AdapterState, Sequence, XLoraState
+from loradesk_engine.generation.stop import StopStrings
+from loradesk_engine.model.build import build_decoder
+from loradesk_engine.model.decoder import Decoder
+from loradesk_engine.model.device import choose_device, choose_dtype
+
+DEFAULT_CONTEXT = 8192  # a model's own limit may be a million tokens, and a cache of that size nobody asked for
+MAX_SEQUENCES = 16
+STEP_TOKENS = 512
+MAX_WEIGHT = 100.0
+
+
+@dataclass(frozen=True)
+class _Base:
+    """A loaded base model, and what it was loaded from: the next load of the same uses it again."""
+
+    origin: tuple[object, ...]
+    decoder: Decoder
+    tokenizer: Tokenizer
+
+
+class EngineCore:
+    """A loaded model. Use `EngineCore.load`."""
+
+    def __init__(
+        self,
+        base: _Base,
+        adapters: LoadedAdapters | None,
+        settings: LoadSettings,
+        context: int,
+        *,
+        lookahead: bool = True,
+        max_sequences: int = MAX_SEQUENCES,
+        step_tokens: int = STEP_TOKENS,
+        load_seconds: float = 0.0,
+    ) -> None:
+        self._base = base
+        self.decoder = base.decoder
+        self.tokenizer = base.tokenizer
+        self.settings = settings
+        self.context = context
+        self.mixture = adapters.mixture if adapters else None
+        self.classifier = adapters.classifier if adapters else None
+        self.layer_paths = adapters.layer_paths if adapters else ()
+        self.active: dict[str, float] = dict(adapters.active) if adapters else {}
+        self._warnings = adapters.warnings if adapters else ()
+        self._load_seconds = load_seconds
+        self._runner = Runner(
+            self.decoder,
+            self.mixture,
+            self.classifier,
+            lookahead=lookahead,
+            tgt_non_granular_index=settings.tgt_non_granular_index if self.classifier else None,
+        )
+        # Frozen scalings belong to one sequence at a time, as mistral.rs documents.
+        frozen = self._runner.tgt_non_granular_index is not None
+        self._scheduler = Scheduler(1 if frozen else max_sequences, step_tokens)
+        self._cancelled: set[str] = set()
+
+    # --- loading --------------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        settings: LoadSettings,
+        progress: Progress = silent,
+        *,
+        previous: EngineCore | None = None,
+        lookahead: bool = True,
+        max_sequences: int = MAX_SEQUENCES,
+        step_tokens: int = STEP_TOKENS,
+    ) -> EngineCore:
+        """Load a base model and its adapters.
+
+        Args:
+            progress: called with a sentence and a fraction; may raise `Cancelled`.
+            previous: the engine in use; if it has the same base, its weights are shared instead of loaded again.
+
+        Raises:
+            LoradeskError: names file, field and remedy. Nothing of a failed load stays.
+        """
+        started = time.perf_counter()
+        _check_settings(settings)
+        folder = resolve_source(
+            settings.base, revision=settings.revision, token=settings.token, progress=progress
+        )
+        if not folder.is_dir():
+            raise ConfigError("A model's folder is expected, not a file.", file=folder)
+        config = read_config(folder)
+        context = _context(settings, config, folder)
+        device = choose_device(settings.device)
+        base = _load_base(settings, folder, config, device, progress, previous._base if previous else None)
+        adapters = None
+        if settings.mode != "none":
+            adapters = load_adapters(settings, base.decoder, read_json_object(folder / "config.json"), progress)
+        return cls(
+            base,
+            adapters,
+            settings,
+            context,
+            lookahead=lookahead,
+            max_sequences=max_sequences,
+            step_tokens=step_tokens,
+            load_seconds=time.perf_counter() - started,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded, for showing."""
+        return ModelInfo(
+            name=_short_name(self.settings),
+            base=self.settings.base,
+            architecture=self.decoder.config.architecture,
+            mode=self.settings.mode,
+            adapters=self.adapters,
+            layer_paths=self.layer_paths,
+            parameters=self.decoder.parameters,
+            weight_bytes=self.decoder.nbytes,
+            device=str(self.decoder.device),
+            dtype=str(self.decoder.dtype).removeprefix("torch."),
+            context=self.context,
+            ordering=self.settings.ordering,
+            load_seconds=self._load_seconds,
+            warnings=self._warnings,
+        )
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The loaded adapters, in the order of the scalings' last axis."""
+        return tuple(self._adapter_info(adapter) for adapter in self.mixture.adapters) if self.mixture else ()
+
+    def _adapter_info(self, adapter: LoraAdapter) -> AdapterInfo:
+        linears = self.decoder.linears
+        targets = dict.fromkeys(linears[index].path.rpartition(".")[2] for index in sorted(adapter.modules))
+        return AdapterInfo(
+            name=adapter.name,
+            source=adapter.source,
+            rank=max(rank for rank, _ in adapter.modules.values()),
+            modules=len(adapter.modules),
+            target_modules=tuple(targets),
+            applied=f"applied to {len(adapter.modules)} of {len(linears)} modules",
+            nbytes=adapter.nbytes,
+        )
+
+    def memory(self) -> MemoryMeasured:
+        """What process, device and cache hold."""
+        device = self.decoder.device
+        on_device = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        return MemoryMeasured(psutil.Process().memory_info().rss, on_device, self._runner.cache.nbytes)
+
+    # --- adapters -------------------------------------------------------------------------------------------------------------------
+
+    def activate(self, weights: Mapping[str, float]) -> AdaptersActivated:
+        """Set the active adapters; requests that follow the activation use them from their next token on.
+
+        Raises:
+            AdapterError: a name is not loaded, or a weight is out of range. Nothing is changed then.
+        """
+        self.active = self._checked(weights)
+        state = self._state(self.active)
+        for sequence in (*self._scheduler.running, *self._scheduler.waiting):
+            if sequence.follow_activation:
+                # Keys and values made so far belong to the old state, those to come to the new: nobody may take them over.
+                mixed = sequence.computed > 0 and sequence.state.key != state.key
+                sequence.state = AdapterState(state.weights, state.key)
+                sequence.mixed_states |= mixed
+        return AdaptersActivated(dict(self.active))
+
+    def add_adapter(self, adapter: AdapterSource) -> AdaptersChanged:
+        """Load one more LoRA adapter beside those that are there; it starts inactive.
+
+        Raises:
+            AdapterError, FileFormatError, HubError: it cannot be used; nothing is changed then.
+        """
+        if self.classifier is not None:
+            raise AdapterError(
+                "The adapters of an X-LoRA model belong to its classifier.",
+                field=adapter.name,
+                remedy="Load the model in LoRA mode to add adapters.",
+            )
+        if self.mixture is None:
+            raise AdapterError(
+                "The model was loaded without adapters.", field=adapter.name, remedy="Load it in LoRA mode."
+            )
+        self._refuse_while_running("add")
+        add_adapter(self.mixture, adapter, silent, self.settings.token)
+        self._adapters_changed()
+        return AdaptersChanged(self.adapters)
+
+    def remove_adapter(self, name: str) -> AdaptersChanged:
+        """Let go of a LoRA adapter.
+
+        Raises:
+            AdapterError: there is none of this name, it is part of an X-LoRA, or requests run.
+        """
+        if self.mixture is None or self.classifier is not None:
+            raise AdapterError("Only adapters of LoRA mode can be removed.", field=name)
+        self.mixture.place(name)
+        self._refuse_while_running("remove")
+        self.mixture.remove(name)
+        self.active.pop(name, None)
+        self._adapters_changed()
+        return AdaptersChanged(self.adapters)
+
+    def _refuse_while_running(self, what: str) -> None:
+        if self._scheduler.busy:
+            raise AdapterError(
+                f"Requests are running: it is not safe to {what} adapters under them.", remedy="Try again when they are done."
+            )
+
+    def _adapters_changed(self) -> None:
+        assert self.mixture is not None
+        self.layer_paths = self.mixture.adapted_paths()
+        self.mixture.set_layers({path: place for place, path in enumerate(self.layer_paths)})
+        self._runner.adapters_changed()
+
+    def _checked(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Valid weights without zeros, in the adapters' order."""
+        if self.mixture is None:
+            if weights:
+                raise AdapterError(
+                    "The model was loaded without adapters.", field=next(iter(weights)), remedy="Load it in LoRA mode."
+                )
+            return {}
+        for name, weight in weights.items():
+            self.mixture.place(name)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise AdapterError(f"{weight!r} is not a finite number.", field=name)
+            if abs(weight) > MAX_WEIGHT:
+                raise AdapterError(f"The weight {weight} is beyond {MAX_WEIGHT:g}.", field=name)
+        chosen = {adapter.name: float(weights.get(adapter.name, 0.0)) for adapter in self.mixture.adapters}
+        return {name: weight for name, weight in chosen.items() if weight != 0}
+
+    def _state(self, weights: Mapping[str, float]) -> AdapterState:
+        """The adapter state of these weights; its key says which cached keys and values were made under the same."""
+        if self.mixture is None:
+            return AdapterState({}, ())
+        uids = {adapter.name: adapter.uid for adapter in self.mixture.adapters}
+        return AdapterState(dict(weights), tuple(sorted((uids[name], weight) for name, weight in weights.items())))
+
+    # --- requests -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do."""
+        return self._scheduler.busy
+
+    def submit(self, request: ChatRequest | CompletionRequest) -> None:
+        """Queue a request. Its adapters are those that are active now, unless it names its own.
+
+        Raises:
+            RequestError, AdapterError, TemplateError: it cannot be answered.
+        """
+        if any(request.request_id == other.request_id for other in self._sequences()):
+            raise RequestError("A request of this id is running.", field="request_id")
+        if isinstance(request, ChatRequest):
+            tokens = self.tokenizer.chat_ids(request.messages)
+        elif isinstance(request.prompt, str):
+            tokens = self.tokenizer.encode(request.prompt, special_tokens=True)
+        else:
+            tokens = list(request.prompt)
+        vocabulary = self.decoder.config.vocab_size
+        if not tokens:
+            raise RequestError("The prompt is empty.", field="prompt")
+        if not all(0 <= token < vocabulary for token in tokens):
+            raise RequestError(f"The prompt has token ids beyond the vocabulary of {vocabulary}.", field="prompt")
+        if len(tokens) >= self.context:
+            raise RequestError(
+                f"The prompt has {len(tokens):,} tokens, the context {self.context:,}.",
+                field="messages" if isinstance(request, ChatRequest) else "prompt",
+                remedy="Shorten the conversation, or load the model with a longer context.",
+            )
+        sampling = request.sampling
+        for field, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+            if not all(0 <= token < vocabulary for token in ids):
+                raise RequestError(f"A token id is beyond the vocabulary of {vocabulary}.", field=field)
+        weights = self.active if request.adapters is None else self._checked(request.adapters)
+        ends = () if sampling.ignore_end else self.decoder.config.eos_token_ids
+        generator = torch.Generator(self.decoder.device)
+        if sampling.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(sampling.seed)
+        self._scheduler.add(
+            Sequence(
+                request_id=request.request_id,
+                tokens=tokens,
+                prompt_length=len(tokens),
+                limit=min(self.context, len(tokens) + (sampling.max_tokens or self.context)),
+                sampling=sampling,
+                stop_ids=frozenset((*ends, *sampling.stop_token_ids)),
+                state=self._state(weights),
+                follow_activation=request.follow_activation and request.adapters is None,
+                want_scalings=request.want_scalings,
+                stream=TextStream(self.tokenizer),
+                stops=StopStrings(sampling.stop),
+                generator=generator,
+                xlora=XLoraState() if self.classifier is not None else None,
+            )
+        )
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request; it ends at the beginning of the next step. Unknown ids are ignored: it may have ended by itself."""
+        if any(sequence.request_id == request_id for sequence in self._sequences()):
+            self._cancelled.add(request_id)
+
+    def _sequences(self) -> tuple[Sequence, ...]:
+        return (*self._scheduler.running, *self._scheduler.waiting)
+
+    def step(self) -> list[Event]:
+        """Advance every running request by one token, or by a chunk of its prompt."""
+        events: list[Event] = []
+        for sequence in self._sequences():
+            if sequence.request_id in self._cancelled:
+                events += self._finish(sequence, "cancelled")
+        self._cancelled.clear()
+        for sequence in self._scheduler.admit():
+            sequence.admitted = time.perf_counter()
+            events.append(
+                RequestStarted(
+                    sequence.request_id, sequence.prompt_length, sequence.cached, dict(sequence.state.weights)
+                )
+            )
+        chunks = self._scheduler.plan()
+        if not chunks:
+            return events
+        try:
+            logits = self._runner.run(chunks)
+        except (RuntimeError, MemoryError) as problem:  # out of memory above all; the model itself is unharmed
+            return events + [self._fail(chunk.sequence, problem) for chunk in chunks]
+        for chunk, row in zip(chunks, logits, strict=True):
+            self._scheduler.computed(chunk)
+            if row is not None:
+                events += self._take_token(chunk.sequence, row)
+        return events
+
+    @torch.inference_mode()
+    def _take_token(self, sequence: Sequence, logits: Tensor) -> list[Event]:
+        """Sample from float32 logits [vocab] and tell what came of it."""
+        processed = process(
+            logits, sequence.sampling, sequence.tokens[: sequence.prompt_length], sequence.answer
+        )
+        token = draw(processed, sequence.sampling, sequence.generator)
+        self._runner.accept(sequence, token)
+        if sequence.first_token is None:
+            sequence.first_token = time.perf_counter()
+        if token in sequence.stop_ids:
+            return self._finish(sequence, "stop")
+        sequence.tokens.append(token)
+        if sequence.sampling.logprobs is not None:
+            sequence.logprobs.append(logprob_of(logits, token, sequence.sampling.logprobs))
+        text, stopped = sequence.stops.add(sequence.stream.add(token))
+        event = self._generated(sequence, text, (token,))
+        if stopped:
+            return [event, *self._finish(sequence, "stop")]
+        if len(sequence.tokens) >= sequence.limit:
+            return [event, *self._finish(sequence, "length")]
+        return [event]
+
+    def _generated(self, sequence: Sequence, text: str, tokens: tuple[int, ...]) -> TokensGenerated:
+        sequence.text += text
+        scalings, start = None, sequence.scalings_start
+        labels: tuple[str, ...] = ()
+        if sequence.scalings:
+            scalings = torch.cat(sequence.scalings).float().cpu().numpy()
+            sequence.scalings.clear()
+            sequence.scalings_start = start + len(scalings)
+            labels = tuple(map(self.tokenizer.token_text, sequence.tokens[start : start + len(scalings)]))
+        logprobs = tuple(sequence.logprobs)
+        sequence.logprobs.clear()
+        return TokensGenerated(
+            sequence.request_id,
+            text,
+            tokens,
+            tuple(map(self.tokenizer.token_text, tokens)),
+            scalings,
+            labels,
+            start,
+            logprobs,
+        )
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> list[Event]:
+        rest = sequence.stops.add(sequence.stream.finish())[0] + sequence.stops.finish()
+        events: list[Event] = []
+        if rest or sequence.scalings:
+            events.append(self._generated(sequence, rest, ()))
+        key = None if sequence.mixed_states else sequence.state.key
+        keep = sequence.xlora.frozen_at if sequence.xlora is not None else None
+        self._scheduler.release(sequence, key=key, keep=keep)
+        now = time.perf_counter()
+        first = sequence.first_token or now
+        later = sequence.completion_tokens - 1
+        events.append(
+            RequestFinished(
+                sequence.request_id,
+                sequence.text,
+                reason,
+                sequence.prompt_length,
+                sequence.completion_tokens,
+                sequence.cached,
+                first - sequence.admitted,
+                later / (now - first) if later > 0 and now > first else 0.0,
+            )
+        )
+        return events
+
+    def _fail(self, sequence: Sequence, problem: Exception) -> RequestFailed:
+        self._scheduler.release(sequence, key=None)
+        return RequestFailed(sequence.request_id, Problem.of(problem))
+
+    def end_all(self, problem: Exception) -> list[Event]:
+        """Fail every request, because the model goes away."""
+        return [self._fail(sequence, problem) for sequence in self._sequences()]
+
+
+def _check_settings(settings: LoadSettings) -> None:
+    index = settings.tgt_non_granular_index
+    if index is not None and settings.mode != "xlora":
+        raise RequestError("Non-granular scalings are for X-LoRA only.", field="tgt_non_granular_index")
+    if index is not None and (type(index) is not int or index < 1):
+        raise RequestError(f"{index!r} is not a count of tokens.", field="tgt_non_granular_index")
+    if settings.mode == "xlora" and settings.adapters:
+        raise RequestError("An X-LoRA checkpoint brings its own adapters.", field="adapters")
+
+
+def _context(settings: LoadSettings, config: ModelConfig, folder: Path) -> int:
+    if settings.context is None:
+        return min(config.context, DEFAULT_CONTEXT)
+    if not 2 <= settings.context <= config.context:
+        raise RequestError(
+            f"A context of {settings.context:,} tokens is asked for, the model was made for {config.context:,}.",
+            file=folder,
+            field="context",
+            remedy=f"Choose 2 to {config.context:,}.",
+        )
+    return settings.context
+
+
+def _load_base(
+    settings: LoadSettings,
+    folder: Path,
+    config: ModelConfig,
+    device: torch.device,
+    progress: Progress,
+    previous: _Base | None,
+) -> _Base:
+    files = checkpoint_files(folder)
+    progress("Reading the checkpoint", 0.0)
+    weights = SafetensorsWeights(files)
+    parameters = sum(math.prod(entry.shape) for entry in weights.entries.values())
+    dtype = choose_dtype(settings.dtype, device, parameters, psutil.virtual_memory().available)
+    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    origin = (folder.resolve(), stamps, config, device, dtype)
+    if previous is not None and previous.origin == origin:
+        return previous
+    tokenizer = read_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}.",
+            file=folder / "tokenizer.json",
+            remedy="They are not of the same model.",
+        )
+    decoder = build_decoder(
+        config,
+        weights,
+        folder,
+        device=device,
+        dtype=dtype,
+        progress=lambda fraction: progress("Loading the base model", fraction),
+    )
+    gc.collect()
+    return _Base(origin, decoder, tokenizer)
+
+
+def _short_name(settings: LoadSettings) -> str:
+    path = Path(settings.base)
+    if path.name == "base" and path.parent.name:  # the demo pack, and folders laid out like it
+        return path.parent.name
+    return path.name or settings.base

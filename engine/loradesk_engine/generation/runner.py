@@ -1,0 +1,306 @@
+"""Turns chunks into forward passes: the batch, the mixture, and X-LoRA's scaling rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loradesk_engine.adapters.classifier import Classifier
+from loradesk_engine.adapters.mixture import Mixture, MixtureDelta
+from loradesk_engine.generation.scheduler import Chunk
+from loradesk_engine.generation.sequence import Sequence, XLoraState
+from loradesk_engine.model.batch import Batch, Segment
+from loradesk_engine.model.decoder import Decoder
+
+WEIGHTS_KEPT = 64  # adapter states whose weights are kept on the device
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one sequence in a forward pass: tokens from position `start`, their cache slot and their scalings.
+
+    scalings: float32 [length or 1, layers or 1, adapters], or None for the base model.
+    """
+
+    tokens: Many[int]
+    start: int
+    slot: int
+    scalings: Tensor | None
+
+
+class Runner:
+    """Runs the model for the scheduler.
+
+    A sequence has one cache slot, or two in X-LoRA mode: one for the generation rows (adapted activations), one for the scaling rows
+    (activations of the scaling pass). Both are exact, so nothing is ever computed again.
+
+    Look-ahead: when token x[t] is known, its scaling row has run, and that row's own logits are the base model's guess of x[t+1]. One
+    forward pass has two rows: the generation row of x[t], and the scaling row of the guess. If the sampled token equals the guess, its
+    scalings are ready; else its scaling row runs by itself. Only the scalings' computation is speculative: the output is the
+    same for any sampling.
+
+    Args:
+        lookahead: whether to do so; without it every token costs two passes.
+        tgt_non_granular_index: freeze the scalings after this many completion tokens; the scaling pass stops then.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        mixture: Mixture | None = None,
+        classifier: Classifier | None = None,
+        *,
+        lookahead: bool = True,
+        tgt_non_granular_index: int | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.mixture = mixture
+        self.classifier = classifier
+        self.lookahead = lookahead
+        self.tgt_non_granular_index = tgt_non_granular_index
+        self.cache = decoder.new_cache()
+        self._slots_each = 2 if classifier is not None else 1
+        self._weights: dict[object, Tensor] = {}  # adapter state's key -> float32 [1, 1, adapters]
+        self._uniform: tuple[Tensor, tuple[int, ...], MixtureDelta | None] | None = None  # the last one made
+
+    @torch.inference_mode()
+    def run(self, chunks: Many[Chunk]) -> list[Tensor | None]:
+        """Compute chunks. float32 logits [vocab] of the last row of each chunk that reaches the end of its sequence."""
+        self._reserve(chunks)
+        scalings = self._scalings(chunks)
+        rows = [
+            _Rows(
+                chunk.sequence.tokens[chunk.start : chunk.start + chunk.length],
+                chunk.start,
+                self._slots_each * (chunk.sequence.slot or 0),
+                chunk_scalings,
+            )
+            for chunk, chunk_scalings in zip(chunks, scalings, strict=True)
+        ]
+        guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
+        rows += [self._guess_row(chunk) for chunk in guessed]
+        active = self._active([chunk.sequence for chunk in chunks])
+        hidden = self._forward(rows, active)
+
+        ends = [chunk.start + chunk.length == len(chunk.sequence.tokens) for chunk in chunks]
+        last_rows, row = [], -1
+        for chunk, end in zip(chunks, ends, strict=True):
+            row += chunk.length
+            if end:
+                last_rows.append(row)
+        chunk_rows = row + 1
+        logits = iter(self._logits(rows[: len(chunks)], hidden[last_rows], last_rows, active) if last_rows else ())
+        for chunk, guess_hidden in zip(guessed, hidden[chunk_rows:], strict=True):
+            self._keep_guess(chunk.sequence, guess_hidden)
+        return [next(logits) if end else None for end in ends]
+
+    def accept(self, sequence: Sequence, token: int) -> None:
+        """Tell the runner which token was sampled, before the next step: a right guess's scalings are ready."""
+        state = sequence.xlora
+        if state is None or state.frozen is not None:
+            return
+        if state.ready is not None:
+            if state.checked == token:
+                state.hits += 1
+            else:
+                state.misses += 1
+                state.ready = None
+                state.guess = None
+
+    def _reserve(self, chunks: Many[Chunk]) -> None:
+        slots = max((chunk.sequence.slot or 0) + 1 for chunk in chunks) * self._slots_each
+        # one position more than the sequence has: the scaling row of the guess
+        positions = max(chunk.start + chunk.length for chunk in chunks) + 1
+        self.cache.reserve(slots, positions)
+
+    # --- scalings -------------------------------------------------------------------------------------------------------------------
+
+    def _scalings(self, chunks: Many[Chunk]) -> list[Tensor | None]:
+        """Scalings of the generation rows of each chunk; runs the scaling pass for those that have none yet."""
+        if self.mixture is None:
+            return [None] * len(chunks)
+        if self.classifier is None:
+            return [self._weights_of(chunk.sequence) if chunk.sequence.state.weights else None for chunk in chunks]
+        missing = [chunk for chunk in chunks if not self._has_scalings(chunk)]
+        predicted = dict(zip(map(id, missing), self._scaling_pass(missing), strict=True)) if missing else {}
+        result: list[Tensor | None] = []
+        for chunk in chunks:
+            state = _xlora(chunk.sequence)
+            if state.frozen is not None:
+                scalings = state.frozen[None].expand(chunk.length, -1, -1)
+            elif id(chunk) in predicted:
+                scalings = predicted[id(chunk)]
+            else:
+                assert state.ready is not None
+                scalings = state.ready[None]
+            state.ready = None
+            self._freeze(chunk, scalings)
+            gained = scalings * self._weights_of(chunk.sequence)
+            if chunk.sequence.want_scalings:
+                chunk.sequence.scalings.append(gained)
+            result.append(gained)
+        return result
+
+    def _has_scalings(self, chunk: Chunk) -> bool:
+        state = _xlora(chunk.sequence)
+        return state.frozen is not None or (state.ready is not None and chunk.length == 1)
+
+    def _scaling_pass(self, chunks: Many[Chunk]) -> list[Tensor]:
+        """Scaling rows of whole chunks: float32 [length, layers, adapters] each. The last row's guess is kept."""
+        assert self.classifier is not None
+        rows = [
+            _Rows(
+                chunk.sequence.tokens[chunk.start : chunk.start + chunk.length],
+                chunk.start,
+                self._slots_each * (chunk.sequence.slot or 0) + 1,
+                self._scaling_pass_scalings(),
+            )
+            for chunk in chunks
+        ]
+        active = self._all_active()
+        hidden = self._forward(rows, active)
+        scalings = self.classifier(hidden).split([chunk.length for chunk in chunks])
+        if self.lookahead:
+            ends = torch.tensor([chunk.length for chunk in chunks]).cumsum(0).sub(1).tolist()
+            guesses = self._logits(rows, hidden[ends], ends, active).argmax(-1).tolist()
+            for chunk, guess in zip(chunks, guesses, strict=True):
+                _xlora(chunk.sequence).guess = guess
+        return list(scalings)
+
+    def _scaling_pass_scalings(self) -> Tensor | None:
+        assert self.classifier is not None
+        value = self.classifier.config.scaling_pass_value
+        if value == 0:
+            return None
+        return torch.full((1, 1, self.classifier.adapters), value, device=self.decoder.device)
+
+    def _may_guess(self, chunk: Chunk) -> bool:
+        state = chunk.sequence.xlora
+        return (
+            self.lookahead
+            and state is not None
+            and state.frozen is None
+            and state.guess is not None
+            and chunk.start + chunk.length == len(chunk.sequence.tokens)
+        )
+
+    def _guess_row(self, chunk: Chunk) -> _Rows:
+        state = _xlora(chunk.sequence)
+        assert state.guess is not None
+        state.checked = state.guess
+        slot = self._slots_each * (chunk.sequence.slot or 0) + 1
+        return _Rows([state.guess], chunk.start + chunk.length, slot, self._scaling_pass_scalings())
+
+    def _keep_guess(self, sequence: Sequence, hidden: Tensor) -> None:
+        """The guess's scalings, and the base model's guess of the token after it. hidden: [hidden_size]"""
+        assert self.classifier is not None
+        state = _xlora(sequence)
+        state.ready = self.classifier(hidden[None])[0]
+        state.guess = int(self._base_logits(hidden[None]).argmax())
+
+    def _base_logits(self, hidden: Tensor) -> Tensor:
+        scalings = self._scaling_pass_scalings()
+        return self.decoder.logits(hidden, self._delta([scalings], [1], self._all_active()))
+
+    def _freeze(self, chunk: Chunk, scalings: Tensor) -> None:
+        """Non-granular scalings: from completion token `tgt_non_granular_index` on, those of the token before it are kept."""
+        state, sequence = _xlora(chunk.sequence), chunk.sequence
+        if self.tgt_non_granular_index is None or state.frozen is not None:
+            return
+        if chunk.start + chunk.length - sequence.prompt_length >= self.tgt_non_granular_index:
+            state.frozen = scalings[-1].clone()
+            state.frozen_at = chunk.start + chunk.length
+            state.guess = None
+
+    def _weights_of(self, sequence: Sequence) -> Tensor:
+        """float32 [1, 1, adapters]: the weights of LoRA, or what X-LoRA's scalings are multiplied by."""
+        assert self.mixture is not None
+        state = sequence.state
+        if state.key not in self._weights:
+            if len(self._weights) >= WEIGHTS_KEPT:
+                self._weights.clear()
+            values = [state.weights.get(adapter.name, 0.0) for adapter in self.mixture.adapters]
+            self._weights[state.key] = torch.tensor(values, device=self.decoder.device)[None, None]
+        return self._weights[state.key]
+
+    def adapters_changed(self) -> None:
+        """The mixture has other adapters now: let go of what was made for the old ones."""
+        self._weights.clear()
+        self._uniform = None
+
+    # --- forward passes -------------------------------------------------------------------------------------------------------------
+
+    def _forward(self, rows: Many[_Rows], active: tuple[int, ...]) -> Tensor:
+        """Hidden states [rows, hidden] after the final norm."""
+        device = self.decoder.device
+        segments, tokens, positions = [], [], []
+        for part in rows:
+            segments.append(Segment(part.slot, len(tokens), len(part.tokens), part.start))
+            positions.extend(range(part.start, part.start + len(part.tokens)))
+            tokens.extend(part.tokens)
+        delta = self._delta([part.scalings for part in rows], [len(part.tokens) for part in rows], active)
+        batch = Batch(
+            torch.tensor(tokens, device=device), torch.tensor(positions, device=device), tuple(segments), delta
+        )
+        return self.decoder.forward(batch, self.cache)
+
+    def _logits(
+        self, rows: Many[_Rows], hidden: Tensor, chosen: Many[int], active: tuple[int, ...]
+    ) -> Tensor:
+        """float32 [chosen, vocab]; `chosen` are row numbers of the pass that `hidden` [chosen, hidden] came from."""
+        by_row = [part.scalings for part in rows for _ in part.tokens]
+        offsets = [offset for part in rows for offset in range(len(part.tokens))]
+        scalings = [
+            None if by_row[row] is None else _row_of(by_row[row], offsets[row]) for row in chosen
+        ]
+        return self.decoder.logits(hidden, self._delta(scalings, [1] * len(chosen), active))
+
+    def _delta(
+        self, scalings: Many[Tensor | None], lengths: Many[int], active: tuple[int, ...]
+    ) -> MixtureDelta | None:
+        """The mixture for parts of these lengths. Parts that all share one row of weights share one delta, kept for the next step."""
+        given = [part for part in scalings if part is not None]
+        if self.mixture is None or not given:
+            return None
+        shared = given[0]
+        if shared.shape[0] == 1 and len(given) == len(scalings) and all(part is shared for part in given):
+            if self._uniform is None or self._uniform[0] is not shared or self._uniform[1] != active:
+                self._uniform = (shared, active, self.mixture.delta(shared, active))
+            return self._uniform[2]
+        layers = max(part.shape[1] for part in given)
+        adapters = len(self.mixture.adapters)
+        rows = [
+            torch.zeros(length, layers, adapters, device=self.decoder.device)
+            if part is None
+            else part.expand(length, layers, -1)
+            for part, length in zip(scalings, lengths, strict=True)
+        ]
+        return self.mixture.delta(torch.cat(rows), active)
+
+    def _all_active(self) -> tuple[int, ...]:
+        return tuple(range(len(self.mixture.adapters))) if self.mixture is not None else ()
+
+    def _active(self, sequences: Many[Sequence]) -> tuple[int, ...]:
+        """Places of the adapters that any of the sequences uses; known without looking at a tensor, so nothing waits for the device."""
+        if self.mixture is None:
+            return ()
+        if self.classifier is not None and self.classifier.config.scaling_pass_value != 0:
+            return self._all_active()
+        return tuple(
+            place
+            for place, adapter in enumerate(self.mixture.adapters)
+            if any(sequence.state.weights.get(adapter.name, 0.0) != 0 for sequence in sequences)
+        )
+
+
+def _row_of(scalings: Tensor, offset: int) -> Tensor:
+    row = offset if scalings.shape[0] > 1 else 0
+    return scalings[row : row + 1]
+
+
+def _xlora(sequence: Sequence) -> XLoraState:
+    assert sequence.xlora is not None
+    return sequence.xlora

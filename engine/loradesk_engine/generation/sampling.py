@@ -1,0 +1,89 @@
+"""From logits to a token: small functions, logits -> processors -> probabilities -> id. All work on one row, float32 [vocab]."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from loradesk_engine.commands import Sampling
+from loradesk_engine.events import TokenLogprob
+
+
+def penalize_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
+    """Divide positive and multiply negative logits of the tokens in prompt and answer (CTRL, as transformers does)."""
+    ids = torch.tensor(sorted(set(seen)), device=logits.device)
+    values = logits[ids]
+    return logits.index_put((ids,), torch.where(values > 0, values / penalty, values * penalty))
+
+
+def penalize_use(logits: Tensor, counts: Mapping[int, int], presence: float, frequency: float) -> Tensor:
+    """Subtract `presence` once and `frequency` for each use of a token in the answer (OpenAI)."""
+    ids = torch.tensor(list(counts), device=logits.device)
+    uses = torch.tensor(list(counts.values()), device=logits.device, dtype=logits.dtype)
+    return logits.index_put((ids,), logits[ids] - presence - frequency * uses)
+
+
+def add_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
+    """Add a number to the logits of some tokens."""
+    ids = torch.tensor(list(bias), device=logits.device)
+    values = torch.tensor(list(bias.values()), device=logits.device, dtype=logits.dtype)
+    return logits.index_put((ids,), values, accumulate=True)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Drop all but the k likeliest tokens; ties with the last of them stay."""
+    if k >= logits.shape[-1]:
+        return logits
+    threshold = torch.topk(logits, k).values[-1]
+    return logits.masked_fill(logits < threshold, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Drop the tail behind the smallest set of likeliest tokens whose probability reaches p; one token always stays."""
+    ordered, order = torch.sort(logits, descending=True, stable=True)
+    probabilities = torch.softmax(ordered, dim=-1)
+    before = probabilities.cumsum(-1) - probabilities
+    return logits.masked_fill(torch.zeros_like(logits, dtype=torch.bool).scatter(0, order, before >= p), -torch.inf)
+
+
+def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """Drop tokens less likely than min_p times the likeliest."""
+    probabilities = torch.softmax(logits, dim=-1)
+    return logits.masked_fill(probabilities < min_p * probabilities.max(), -torch.inf)
+
+
+def process(logits: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """Penalties and biases, in OpenAI's and transformers' order."""
+    if sampling.repetition_penalty != 1.0:
+        logits = penalize_repetition(logits, [*prompt, *answer], sampling.repetition_penalty)
+    if (sampling.presence_penalty or sampling.frequency_penalty) and answer:
+        logits = penalize_use(logits, Counter(answer), sampling.presence_penalty, sampling.frequency_penalty)
+    if sampling.logit_bias:
+        logits = add_bias(logits, sampling.logit_bias)
+    return logits
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token. Temperature 0 takes the likeliest."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    logits = logits / sampling.temperature
+    if sampling.top_k:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p < 1:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p:
+        logits = keep_min_p(logits, sampling.min_p)
+    return int(torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator))
+
+
+def logprob_of(logits: Tensor, token: int, top: int) -> TokenLogprob:
+    """Log-probabilities before any processing."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    values, ids = torch.topk(logprobs, min(top, logits.shape[-1]))
+    return TokenLogprob(
+        token, float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)) if top else ()
+    )

@@ -1,0 +1,101 @@
+"""One request while it is being answered. No tensors here but the scalings that are carried from step to step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from loradesk_engine.commands import Sampling
+from loradesk_engine.events import FinishReason, TokenLogprob
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from loradesk_engine.formats.tokenizer import TextStream
+    from loradesk_engine.generation.stop import StopStrings
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """Which adapters a request runs with.
+
+    Attributes:
+        weights: name -> weight; an absent name is inactive.
+        key: equal for states that give equal keys and values in the cache; see `EngineCore.adapter_state`.
+    """
+
+    weights: Mapping[str, float]
+    key: object
+
+
+@dataclass
+class XLoraState:
+    """What X-LoRA decoding carries from one step to the next.
+
+    Attributes:
+        ready: scalings of the next token to compute, float32 [layers, adapters], if its scaling row has run.
+        guess: the base model's guess of the token after the last one whose scaling row has run.
+        checked: the guess whose scalings `ready` holds.
+        frozen: the scalings in use since the freeze (non-granular), float32 [layers, adapters].
+        frozen_at: position from which on they are used.
+        hits, misses: of the guesses.
+    """
+
+    ready: Tensor | None = None
+    guess: int | None = None
+    checked: int | None = None
+    frozen: Tensor | None = None
+    frozen_at: int | None = None
+    hits: int = 0
+    misses: int = 0
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request that waits or runs.
+
+    Attributes:
+        tokens: prompt and answer.
+        prompt_length: how many of them are the prompt.
+        computed: how many have their keys and values in the cache.
+        limit: most tokens the sequence may reach.
+        slot: its place in the cache, or None while it waits.
+        cached: prompt tokens taken over from an earlier turn.
+        mixed_states: the adapters changed while it ran.
+    """
+
+    request_id: str
+    tokens: list[int]
+    prompt_length: int
+    limit: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    state: AdapterState
+    follow_activation: bool
+    want_scalings: bool
+    stream: TextStream
+    stops: StopStrings
+    generator: torch.Generator
+    xlora: XLoraState | None
+    mixed_states: bool = False
+    computed: int = 0
+    slot: int | None = None
+    cached: int = 0
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    admitted: float = field(default_factory=time.perf_counter)
+    first_token: float | None = None
+    scalings: list[Tensor] = field(default_factory=list)  # computed since the last event, each [rows, layers, adapters]
+    scalings_start: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    @property
+    def answer(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.tokens) - self.prompt_length

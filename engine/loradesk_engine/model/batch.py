@@ -1,0 +1,53 @@
+"""The one explicit thing that goes down the model: which tokens, where they belong, and how adapters change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Delta(Protocol):
+    """What adapters add to linears for the rows of one batch."""
+
+    def add(self, index: int, x: Tensor, y: Tensor) -> Tensor:
+        """Output of linear `index` with the adapters' part. x: [rows, in], y: [rows, out], the base's own output.
+
+        May change `y` in place. Returns `y` itself, untouched, when no adapter of these rows is on this linear.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of a batch that continue one sequence.
+
+    Attributes:
+        slot: place of the sequence in the KV cache.
+        start: first row in the batch.
+        length: count of rows.
+        past: positions of the slot that are filled before these rows.
+    """
+
+    slot: int
+    start: int
+    length: int
+    past: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of one forward pass; rows of all segments lie one after the other, nothing is padded.
+
+    Attributes:
+        token_ids: int64 [rows].
+        positions: int64 [rows], position of each token in its own sequence.
+        segments: which rows belong to which slot.
+        delta: the adapters' part; None runs the base model.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    segments: tuple[Segment, ...]
+    delta: Delta | None = None

@@ -1,0 +1,48 @@
+"""Linear layers. The decoder knows only `Linear`; another way to hold a weight is another class here, nothing else."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Linear(Protocol):
+    """A linear layer by its path.
+
+    Attributes:
+        path: as Hugging Face names it, `model.layers.0.self_attn.q_proj`.
+        index: its place among the model's linears, in registration order; adapters are found by it.
+        nbytes: memory its weights hold.
+    """
+
+    path: str
+    index: int
+    in_features: int
+    out_features: int
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [rows, in_features] -> [rows, out_features]"""
+        ...
+
+
+class DenseLinear:
+    """A linear that holds its weight as it is. weight: [out, in], bias: [out] or None."""
+
+    def __init__(self, path: str, index: int, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.path = path
+        self.index = index
+        self.weight = weight
+        self.bias = bias
+        self.out_features, self.in_features = weight.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + (self.bias.nbytes if self.bias is not None else 0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)

@@ -1,0 +1,220 @@
+"""The linears of a model, by name and in order, from its config.json alone.
+
+The index of a module in `layers` is its rank in the order in which the Hugging Face class registers its modules: the
+order in which PEFT and xlora meet them when they put adapters in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loradesk_engine.errors import ConfigError
+from loradesk_engine.files import json_type
+
+OUTPUT_LAYER = "lm_head"
+ALL_LINEAR = "all-linear"
+MAX_LAYERS = 16_384
+MAX_EXPERTS = 1_024
+
+_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+_LLAMA = (*_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+BLOCKS: Mapping[str, tuple[str, ...]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mixtral": (*_ATTENTION, "block_sparse_moe.gate"),  # and the experts, as many as the config says
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense", "mlp.fc1", "mlp.fc2"),
+    "phi3": ("self_attn.o_proj", "self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+    "starcoder2": (*_ATTENTION, "mlp.c_fc", "mlp.c_proj"),
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+"""Model type -> the linears of one block, in the order of registration."""
+
+ARCHITECTURES: Mapping[str, str] = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "MixtralForCausalLM": "mixtral",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "PhiForCausalLM": "phi",
+    "Phi3ForCausalLM": "phi3",
+    "Starcoder2ForCausalLM": "starcoder2",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""Class name in config.json -> model type."""
+
+_EXPERT = ("w1", "w2", "w3")
+
+_QUANTIZED_LLAMA = _LLAMA
+_QUANTIZED_PHI3 = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.down_proj", "mlp.gate_up_proj")
+
+
+def model_type(config: Mapping[str, Any]) -> str:
+    """Key of `BLOCKS` for a config.json.
+
+    Raises:
+        ConfigError: the architecture is not supported or not named; lists those that are.
+    """
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures:
+        named = architectures[0]
+        found = ARCHITECTURES.get(named) if isinstance(named, str) else None
+        field = "architectures"
+    else:
+        named = config.get("model_type")
+        found = named if isinstance(named, str) and named in BLOCKS else None
+        field = "model_type"
+    if found is None:
+        problem = f"The architecture {named!r} is not supported." if named else "The file names no architecture."
+        raise ConfigError(problem, field=field, remedy=f"Supported are {', '.join(sorted(ARCHITECTURES))}.")
+    return found
+
+
+def linear_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Full paths of all linears of a model in the order of registration, `lm_head` last.
+
+    Mixtral's experts carry their names on the hub and in classic transformers: in each block `block_sparse_moe.gate`,
+    then expert by expert w1, w2, w3. transformers 5 fuses the experts into two parameters without linears, so its own
+    model can no longer be asked for this order; adapters and ordering files that exist have these names.
+
+    Raises:
+        ConfigError: unsupported architecture, or the number of layers or experts is missing or out of range.
+    """
+    kind = model_type(config)
+    block = BLOCKS[kind]
+    if kind == "mixtral":
+        experts = _count(config, "num_local_experts", MAX_EXPERTS)
+        block += tuple(f"block_sparse_moe.experts.{e}.{name}" for e in range(experts) for name in _EXPERT)
+    layers = _count(config, "num_hidden_layers", MAX_LAYERS)
+    return (*(f"model.layers.{n}.{name}" for n in range(layers) for name in block), OUTPUT_LAYER)
+
+
+def target_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The last parts of the linears' paths, each once, in order: what people write as target modules.
+
+    Raises:
+        ConfigError: as `linear_modules`.
+    """
+    return tuple(dict.fromkeys(path.rpartition(".")[2] for path in linear_modules(config)))
+
+
+def match_targets(
+    paths: Iterable[str],
+    target_modules: str | Sequence[str],
+    layers_to_transform: int | Sequence[int] | None = None,
+    layers_pattern: str | Sequence[str] | None = None,
+    exclude_modules: str | Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """The paths that PEFT would adapt, in their order.
+
+    A list matches whole components at the end of a path; a string is a regular expression for the whole path;
+    `all-linear` is every linear but the output layer. `layers_to_transform` counts with a list and `all-linear` only.
+
+    Raises:
+        ConfigError: a pattern is not a valid regular expression, or a layer pattern comes with a regular expression.
+    """
+    paths = tuple(paths)
+    if isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR:
+        target_modules = [path for path in paths if path != OUTPUT_LAYER]
+    elif isinstance(target_modules, str):
+        if layers_pattern:
+            raise ConfigError("layers_pattern cannot go with a regular expression.", field="layers_pattern")
+        pattern = _compile(target_modules, "target_modules")
+        return tuple(path for path in paths if pattern.fullmatch(path) and not _excluded(path, exclude_modules))
+    targets = frozenset(target_modules)
+    indices = _layer_indices(layers_to_transform)
+    patterns = _layer_patterns(layers_pattern)
+    return tuple(
+        path
+        for path in paths
+        if _ends_with(path, targets)
+        and (indices is None or _layer_index(path, patterns) in indices)
+        and not _excluded(path, exclude_modules)
+    )
+
+
+def number_layers(paths: Iterable[str]) -> dict[str, int]:
+    """The `layers` of an ordering file: path -> its rank."""
+    return {path: index for index, path in enumerate(paths)}
+
+
+def quantized_names(config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Names of the layers that adapters may sit on when the base is quantized; without a config, those of any model."""
+    try:
+        kind = None if config is None else model_type(config)
+    except ConfigError:
+        kind = None
+    if kind == "phi3":
+        return (*_QUANTIZED_PHI3, OUTPUT_LAYER)
+    if kind is None:
+        return (*dict.fromkeys((*_QUANTIZED_LLAMA, *_QUANTIZED_PHI3)), OUTPUT_LAYER)
+    return (*_QUANTIZED_LLAMA, OUTPUT_LAYER)
+
+
+def unsupported_on_quantized(paths: Iterable[str], config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Those of the paths that adapters may not sit on when the base is quantized."""
+    supported = frozenset(quantized_names(config))
+    return tuple(path for path in paths if not _ends_with(path, supported))
+
+
+def _count(config: Mapping[str, Any], field: str, limit: int) -> int:
+    value = config.get(field)
+    if type(value) is not int:
+        problem = "The number is missing." if value is None else f"A whole number is expected, not {json_type(value)}."
+        raise ConfigError(problem, field=field)
+    if not 1 <= value <= limit:
+        raise ConfigError(f"{value} is not from 1 to {limit:,}.", field=field)
+    return value
+
+
+def _ends_with(path: str, names: frozenset[str]) -> bool:
+    """Whether whole components at the end of a path are one of the names."""
+    while path not in names:
+        _, dot, path = path.partition(".")
+        if not dot:
+            return False
+    return True
+
+
+def _excluded(path: str, exclude_modules: str | Sequence[str] | None) -> bool:
+    if not exclude_modules:
+        return False
+    if isinstance(exclude_modules, str):
+        return _compile(exclude_modules, "exclude_modules").fullmatch(path) is not None
+    return _ends_with(path, frozenset(exclude_modules))
+
+
+def _layer_indices(layers_to_transform: int | Sequence[int] | None) -> frozenset[int] | None:
+    if isinstance(layers_to_transform, int):
+        return frozenset((layers_to_transform,))
+    return frozenset(layers_to_transform) if layers_to_transform else None
+
+
+def _layer_patterns(layers_pattern: str | Sequence[str] | None) -> list[re.Pattern[str]]:
+    if not layers_pattern:
+        return [re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")]  # the first number in the path, whatever it counts
+    names = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern
+    return [_compile(rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\.", "layers_pattern") for name in names]
+
+
+def _layer_index(path: str, patterns: list[re.Pattern[str]]) -> int | None:
+    for pattern in patterns:
+        found = pattern.match(path)
+        if found:
+            return int(found["idx"])
+    return None
+
+
+def _compile(pattern: str, field: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as problem:
+        raise ConfigError(f"{pattern!r} is not a regular expression: {problem}.", field=field) from None

@@ -1,0 +1,273 @@
+"""The worker thread that owns the engine: commands in by a queue, events out by queues.
+
+Importing this module does not import torch: the thread does, so that a window is on screen before. A model is loaded by a second thread
+while requests go on with the one that is there; only the worker thread touches an engine that answers requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from loradesk_engine.commands import (
+    Activate,
+    AddAdapter,
+    Cancel,
+    CancelLoad,
+    ChatRequest,
+    Close,
+    Command,
+    CompletionRequest,
+    Load,
+    RemoveAdapter,
+    Unload,
+)
+from loradesk_engine.errors import Cancelled, LoradeskError, RequestError
+from loradesk_engine.events import (
+    AdaptersActivated,
+    CommandFailed,
+    Event,
+    LoadCancelled,
+    LoadFailed,
+    LoadProgressed,
+    ModelLoaded,
+    ModelUnloaded,
+    Problem,
+    RequestFailed,
+    WorkerClosed,
+    WorkerReady,
+)
+
+if TYPE_CHECKING:
+    from loradesk_engine.generation.engine import EngineCore
+
+MEMORY_SECONDS = 1.0  # between two measurements while requests run
+PROGRESS_SECONDS = 0.05  # between two progress events of the same stage
+
+
+@dataclass
+class _LoadDone:
+    """What the loading thread puts into the command queue when it is done."""
+
+    job: _LoadJob
+    engine: EngineCore | None
+    error: BaseException | None
+
+
+@dataclass(eq=False)
+class _LoadJob:
+    """A load under way."""
+
+    command: Load
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class EngineWorker:
+    """Start it, subscribe, send commands. All methods may be called from any thread and none waits, but `close`."""
+
+    def __init__(self) -> None:
+        self._commands: queue.SimpleQueue[Command | _LoadDone] = queue.SimpleQueue()
+        self._subscribers: list[queue.SimpleQueue[Event]] = []
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="loradesk-engine", daemon=True)
+        self._engine: EngineCore | None = None
+        self._job: _LoadJob | None = None
+        self._next_load: Load | None = None
+        self._last_memory = 0.0
+
+    def start(self) -> None:
+        """Start the thread; it imports torch and then sends `WorkerReady`."""
+        self._thread.start()
+
+    def subscribe(self) -> queue.SimpleQueue[Event]:
+        """A queue that receives every event from now on."""
+        subscriber: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        with self._lock:
+            self._subscribers.append(subscriber)
+        return subscriber
+
+    def unsubscribe(self, subscriber: queue.SimpleQueue[Event]) -> None:
+        """Send no more events to a queue."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._subscribers.remove(subscriber)
+
+    def send(self, command: Command) -> None:
+        """Queue a command; what comes of it is told by events."""
+        self._commands.put(command)
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Stop loading and generating, and end the thread. Returns whether it ended in time (seconds)."""
+        self.send(Close())
+        if self._thread.ident is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # --- the thread -----------------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._import_engine()
+            while True:
+                command = self._next_command()
+                if isinstance(command, Close):
+                    break
+                if command is not None:
+                    self._carry_out(command)
+                elif self._engine is not None and self._engine.busy:
+                    self._emit(*self._engine.step())
+                    self._measure_memory(idle=not self._engine.busy)
+        finally:
+            if self._job is not None:
+                self._job.cancelled.set()
+            if self._engine is not None:
+                self._emit(*self._engine.end_all(RequestError("The engine was closed.")))
+                self._engine = None
+            self._emit(WorkerClosed())
+
+    def _import_engine(self) -> None:
+        started = time.perf_counter()
+        import torch
+
+        from loradesk_engine.generation import engine as _engine  # noqa: F401 - the first load must not wait for it
+        from loradesk_engine.model.device import available_devices
+
+        self._emit(WorkerReady(torch.__version__, available_devices(), time.perf_counter() - started))
+
+    def _next_command(self) -> Command | _LoadDone | None:
+        """The next command; waits for one only when there is nothing else to do."""
+        busy = self._engine is not None and self._engine.busy
+        try:
+            return self._commands.get(block=not busy)
+        except queue.Empty:
+            return None
+
+    def _emit(self, *events: Event) -> None:
+        with self._lock:
+            for subscriber in self._subscribers:
+                for event in events:
+                    subscriber.put(event)
+
+    def _measure_memory(self, *, idle: bool) -> None:
+        now = time.monotonic()
+        if self._engine is not None and (idle or now - self._last_memory > MEMORY_SECONDS):
+            self._last_memory = now
+            self._emit(self._engine.memory())
+
+    def _carry_out(self, command: Command | _LoadDone) -> None:
+        try:
+            match command:
+                case Load():
+                    self._start_load(command)
+                case CancelLoad():
+                    self._cancel_load()
+                case _LoadDone():
+                    self._end_load(command)
+                case Unload():
+                    self._unload()
+                case ChatRequest() | CompletionRequest():
+                    self._submit(command)
+                case Cancel(request_id):
+                    if self._engine is not None:
+                        self._engine.cancel(request_id)
+                case Activate(weights):
+                    self._emit(self._need_engine().activate(weights))
+                case AddAdapter(adapter):
+                    self._emit(self._need_engine().add_adapter(adapter))
+                case RemoveAdapter(name):
+                    engine = self._need_engine()
+                    self._emit(engine.remove_adapter(name), AdaptersActivated(dict(engine.active)))
+        except Exception as problem:  # whatever a command does wrong, the thread and the model stay
+            self._emit(CommandFailed(Problem.of(problem)))
+
+    def _need_engine(self) -> EngineCore:
+        if self._engine is None:
+            raise RequestError("No model is loaded.", remedy="Load one first.")
+        return self._engine
+
+    def _submit(self, request: ChatRequest | CompletionRequest) -> None:
+        try:
+            self._need_engine().submit(request)
+        except Exception as problem:
+            self._emit(RequestFailed(request.request_id, Problem.of(problem)))
+
+    # --- loading --------------------------------------------------------------------------------------------------------------------
+
+    def _start_load(self, command: Load) -> None:
+        if self._job is not None:  # the newer wish counts; it starts when the older one has let go
+            self._job.cancelled.set()
+            self._next_load = command
+            return
+        self._job = _LoadJob(command)
+        previous = self._engine
+        threading.Thread(
+            target=self._load, args=(self._job, previous), name="loradesk-load", daemon=True
+        ).start()
+
+    def _load(self, job: _LoadJob, previous: EngineCore | None) -> None:
+        """Runs in the loading thread."""
+        from loradesk_engine.generation.engine import EngineCore
+
+        last_stage, last_time = "", 0.0
+
+        def progress(stage: str, fraction: float | None) -> None:
+            nonlocal last_stage, last_time
+            if job.cancelled.is_set():
+                raise Cancelled("The load was cancelled.")
+            now = time.monotonic()
+            if stage != last_stage or now - last_time > PROGRESS_SECONDS:
+                last_stage, last_time = stage, now
+                self._emit(LoadProgressed(stage, fraction))
+
+        try:
+            progress("Starting", 0.0)
+            engine = EngineCore.load(job.command.settings, progress, previous=previous)
+            self._commands.put(_LoadDone(job, engine, None))
+        except BaseException as problem:
+            self._commands.put(_LoadDone(job, None, problem))
+
+    def _cancel_load(self) -> None:
+        self._next_load = None
+        if self._job is not None:
+            self._job.cancelled.set()
+
+    def _end_load(self, done: _LoadDone) -> None:
+        self._job = None
+        kept = self._engine is not None
+        if done.job.cancelled.is_set() or isinstance(done.error, Cancelled):
+            self._emit(LoadCancelled(kept))
+        elif done.engine is None:
+            self._emit(LoadFailed(_load_problem(done.error), kept))
+        else:
+            if self._engine is not None:
+                self._emit(*self._engine.end_all(RequestError("Another model was loaded.")))
+            self._engine = done.engine
+            self._emit(
+                ModelLoaded(self._engine.info), AdaptersActivated(dict(self._engine.active)), self._engine.memory()
+            )
+        if self._next_load is not None:
+            command, self._next_load = self._next_load, None
+            self._start_load(command)
+
+    def _unload(self) -> None:
+        if self._engine is not None:
+            self._emit(*self._engine.end_all(RequestError("The model was unloaded.")))
+            self._engine = None
+        self._emit(ModelUnloaded())
+
+
+def _load_problem(error: BaseException | None) -> Problem:
+    if isinstance(error, MemoryError):
+        return Problem("MemoryShortageError", "There is not enough memory.", remedy="Use a smaller model or type.")
+    if isinstance(error, LoradeskError):
+        return Problem.of(error)
+    problem = Problem.of(error or RuntimeError("unknown"))
+    return Problem(problem.kind, f"The load failed: {problem.problem}")

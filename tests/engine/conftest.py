@@ -1,0 +1,66 @@
+"""Tiny models that the engine's tests share; made once a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from support import tiny
+
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it saves
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Folders of a base and what belongs to it."""
+
+    base: Path
+    adapters: dict[str, Path]
+    xlora_peft: Path
+    xlora: Path
+    xlora_ordering: Path
+
+
+ALL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """A base, four adapters of it (of different ranks, alphas and targets), and an X-LoRA over the first three in both formats."""
+    root = tmp_path_factory.mktemp("zoo")
+    base = root / "base"
+    tiny.make_llama(base)
+    adapters = {name: root / name for name in ("adapter_1", "adapter_10", "adapter_2", "wide")}
+    tiny.make_lora(base, adapters["adapter_1"], 1, r=4, lora_alpha=8, target_modules=ALL_LINEARS)
+    tiny.make_lora(base, adapters["adapter_10"], 2, r=2, lora_alpha=16, target_modules=ALL_LINEARS)
+    tiny.make_lora(base, adapters["adapter_2"], 3, r=8, lora_alpha=4, target_modules=ALL_LINEARS, use_rslora=True)
+    tiny.make_lora(
+        base,
+        adapters["wide"],
+        4,
+        r=3,
+        lora_alpha=5,
+        target_modules=["q_proj", "down_proj", "lm_head"],
+        rank_pattern={"q_proj": 6},
+        alpha_pattern={"layers.1.mlp.down_proj": 12},
+    )
+    experts = {name: adapters[name] for name in ("adapter_1", "adapter_10", "adapter_2")}
+    xlora_peft, xlora = root / "xlora-peft", root / "xlora"
+    tiny.make_xlora(
+        base, xlora_peft, list(experts.values()), layerwise_scalings=True, xlora_depth=2, xlora_size=16
+    )
+    tiny.to_xlora_form(xlora_peft, xlora, experts)
+    paths = [
+        f"model.layers.{layer}.{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}"
+        for layer in range(2)
+        for name in ALL_LINEARS
+    ]
+    ordering = tiny.write_ordering(
+        root / "xlora-ordering.json",
+        order=list(experts),
+        layers={path: number for number, path in enumerate(paths)},
+        base_model_id=str(base),
+    )
+    return Zoo(base, adapters, xlora_peft, xlora, ordering)
