@@ -12,11 +12,18 @@ STACK_HEIGHT = 560  # below this, two panes above one another are too low to be 
 
 
 class SidePanel(QWidget):
-    """Two panes; `titles` name their tabs."""
+    """Two panes; `titles` name their tabs, `headings` are the widgets inside that say the same."""
 
-    def __init__(self, panes: tuple[QWidget, QWidget], titles: tuple[str, str], parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        panes: tuple[QWidget, QWidget],
+        titles: tuple[str, str],
+        headings: tuple[QWidget, ...] = (),
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
         self._panes = panes
+        self._headings = headings
         self.tabs = Segmented([(title, title, f"Show {title.lower()}") for title in titles], "Side panel")
         self.tabs.set_current(titles[0])
         self.tabs.chosen.connect(lambda _key: self._arrange())
@@ -55,5 +62,7 @@ class SidePanel(QWidget):
     def _arrange(self) -> None:
         self._tabbed = self.height() < STACK_HEIGHT
         self.tabs.setVisible(self._tabbed)
+        for heading in self._headings:
+            heading.setVisible(not self._tabbed)  # the tab says it already
         for pane, title in zip(self._panes, self._titles, strict=True):
             pane.setVisible(not self._tabbed or self.tabs.current() == title)

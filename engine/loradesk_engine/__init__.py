@@ -1,7 +1,7 @@
 """Loradesk's inference engine: language models with LoRA and X-LoRA adapters.
 
-`Engine` is the Python API. It is imported on first use, so that plain data (commands, events, errors, ordering files) can be used
-without torch.
+`Engine` is the Python API. It is imported on first use, so that plain data (commands, events, errors, ordering files)
+can be used without torch.
 """
 
 from __future__ import annotations

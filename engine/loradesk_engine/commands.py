@@ -223,5 +223,14 @@ class Close:
 
 
 Command = (
-    Load | Unload | CancelLoad | ChatRequest | CompletionRequest | Cancel | Activate | AddAdapter | RemoveAdapter | Close
+    Load
+    | Unload
+    | CancelLoad
+    | ChatRequest
+    | CompletionRequest
+    | Cancel
+    | Activate
+    | AddAdapter
+    | RemoveAdapter
+    | Close
 )

@@ -1,6 +1,7 @@
 """Every error Loradesk raises on purpose: what is wrong, in which file and field, and what to do about it.
 
-Plain data: no torch here, so that the window, the ordering-file editor and the terminal can show these errors without loading the engine.
+Plain data: no torch here, so that the window, the ordering-file editor and the terminal can show these errors without
+    loading the engine.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ ALL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    """A base, four adapters of it (of different ranks, alphas and targets), and an X-LoRA over the first three in both formats."""
+    """A base, four adapters of it (of different ranks, alphas and targets), and an X-LoRA over the first three in both
+    formats.
+    """
     root = tmp_path_factory.mktemp("zoo")
     base = root / "base"
     tiny.make_llama(base)
@@ -48,9 +50,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     )
     experts = {name: adapters[name] for name in ("adapter_1", "adapter_10", "adapter_2")}
     xlora_peft, xlora = root / "xlora-peft", root / "xlora"
-    tiny.make_xlora(
-        base, xlora_peft, list(experts.values()), layerwise_scalings=True, xlora_depth=2, xlora_size=16
-    )
+    tiny.make_xlora(base, xlora_peft, list(experts.values()), layerwise_scalings=True, xlora_depth=2, xlora_size=16)
     tiny.to_xlora_form(xlora_peft, xlora, experts)
     paths = [
         f"model.layers.{layer}.{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}"

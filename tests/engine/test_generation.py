@@ -37,7 +37,9 @@ def xlora(zoo, index: int | None = None, **options) -> EngineCore:  # type: igno
     return EngineCore.load(settings, **options)
 
 
-def request(prompt=PROMPT, tokens: int = 24, adapters: Mapping[str, float] | None = None, **options) -> CompletionRequest:  # type: ignore[no-untyped-def]
+def request(
+    prompt=PROMPT, tokens: int = 24, adapters: Mapping[str, float] | None = None, **options
+) -> CompletionRequest:  # type: ignore[no-untyped-def]
     follow = options.pop("follow_activation", False)
     sampling = Sampling(max_tokens=tokens, ignore_end=True, **options)
     return CompletionRequest(f"r{next(_ids)}", prompt, sampling, adapters, follow)
@@ -191,7 +193,7 @@ def test_more_requests_than_slots_are_all_answered_in_order(zoo) -> None:  # typ
     assert started == [one.request_id for one in asked]
 
 
-# --- adapters ---------------------------------------------------------------------------------------------------------------------------
+# --- adapters ---------------------------------------------------------------------------------------------------------
 
 
 def test_activation_changes_the_next_answer_and_back(zoo) -> None:  # type: ignore[no-untyped-def]
@@ -293,7 +295,7 @@ def test_adapters_cannot_be_removed_under_a_running_request(zoo) -> None:  # typ
     engine.remove_adapter("wide")
 
 
-# --- ends -------------------------------------------------------------------------------------------------------------------------------
+# --- ends -------------------------------------------------------------------------------------------------------------
 
 
 def test_cancel_takes_effect_at_the_next_step_and_frees_the_slot(zoo) -> None:  # type: ignore[no-untyped-def]

@@ -17,7 +17,9 @@ SCALINGS = 1e-5
 IDS = torch.randint(0, 256, (48,), generator=torch.Generator().manual_seed(3))
 
 
-def hidden_states(engine: EngineCore, ids: torch.Tensor, pieces: list[int], scalings: torch.Tensor | None) -> torch.Tensor:
+def hidden_states(
+    engine: EngineCore, ids: torch.Tensor, pieces: list[int], scalings: torch.Tensor | None
+) -> torch.Tensor:
     """Run ids in pieces of these lengths through one slot of a fresh cache. [tokens, hidden]"""
     cache = engine.decoder.new_cache()
     cache.reserve(1, len(ids))
@@ -36,7 +38,9 @@ def hidden_states(engine: EngineCore, ids: torch.Tensor, pieces: list[int], scal
     return torch.cat(results)
 
 
-def logits_of(engine: EngineCore, ids: torch.Tensor, pieces: list[int], scalings: torch.Tensor | None = None) -> torch.Tensor:
+def logits_of(
+    engine: EngineCore, ids: torch.Tensor, pieces: list[int], scalings: torch.Tensor | None = None
+) -> torch.Tensor:
     """[tokens, vocab]"""
     with torch.inference_mode():
         hidden = hidden_states(engine, ids, pieces, scalings)
@@ -110,7 +114,9 @@ def test_one_lora_equals_peft(zoo, name: str) -> None:  # type: ignore[no-untype
     torch.testing.assert_close(actual, expected, atol=LOGITS, rtol=0)
 
 
-@pytest.mark.parametrize("names", [["adapter_1", "adapter_10"], ["adapter_10", "wide"], ["adapter_1", "adapter_2", "wide"]])
+@pytest.mark.parametrize(
+    "names", [["adapter_1", "adapter_10"], ["adapter_10", "wide"], ["adapter_1", "adapter_2", "wide"]]
+)
 def test_adapters_of_different_shape_sum_like_peft(zoo, names: list[str]) -> None:  # type: ignore[no-untyped-def]
     engine = lora_engine(zoo, list(zoo.adapters))
     with torch.inference_mode():
@@ -152,11 +158,10 @@ def test_a_disabled_adapter_is_bit_equal_to_the_base(zoo) -> None:  # type: igno
         pytest.param({"layerwise_scalings": True, "xlora_depth": 4, "xlora_size": 12}, id="depth-4"),
         pytest.param({"layerwise_scalings": False, "xlora_depth": 2, "xlora_size": 16}, id="not-layerwise"),
         pytest.param(
-            {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 16, "softmax_temperature": 0.5}, id="temperature"
+            {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 16, "softmax_temperature": 0.5},
+            id="temperature",
         ),
-        pytest.param(
-            {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 16, "top_k_lora": 2}, id="top-k"
-        ),
+        pytest.param({"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 16, "top_k_lora": 2}, id="top-k"),
         pytest.param(
             {
                 "layerwise_scalings": True,
@@ -168,7 +173,9 @@ def test_a_disabled_adapter_is_bit_equal_to_the_base(zoo) -> None:  # type: igno
             },
             id="top-k-softmax-and-global-weight",
         ),
-        pytest.param({"layerwise_scalings": True, "xlora_depth": 1, "enable_softmax": False, "std": 0.1}, id="no-softmax"),
+        pytest.param(
+            {"layerwise_scalings": True, "xlora_depth": 1, "enable_softmax": False, "std": 0.1}, id="no-softmax"
+        ),
         pytest.param(
             {"layerwise_scalings": True, "xlora_depth": 3, "xlora_size": 8, "xlora_dropout_p": 0.0}, id="no-dropout"
         ),

@@ -107,14 +107,19 @@ def make_xlora(
     for parameter in model.base_model.internal_xlora_classifier.parameters():
         torch.nn.init.normal_(parameter, std=std)  # scalings far from uniform
     model.save_pretrained(folder)
-    # PEFT 0.21 takes "layers.0" for a part of the adapter "0" and leaves it out of the file: write the whole classifier.
-    state = {name: value.contiguous() for name, value in model.state_dict().items() if "internal_xlora_classifier" in name}
+    # PEFT 0.21 takes "layers.0" for a part of the adapter "0" and leaves it out of the file: write the whole
+    # classifier.
+    state = {
+        name: value.contiguous() for name, value in model.state_dict().items() if "internal_xlora_classifier" in name
+    }
     save_file(state, folder / "adapter_model.safetensors")
     return model
 
 
 def to_xlora_form(peft_folder: Path, folder: Path, adapters: dict[str, Path], *, relu: bool = True) -> None:
-    """The same checkpoint as xlora and mistral.rs save it: classifier with `inner` and `last`, adapters in sub-folders."""
+    """The same checkpoint as xlora and mistral.rs save it: classifier with `inner` and `last`, adapters in
+    sub-folders.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     values = json.loads((peft_folder / "adapter_config.json").read_text(encoding="utf-8"))
     keep = (

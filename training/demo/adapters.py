@@ -18,8 +18,8 @@ from .text import CHAT
 SHAPES = (
     AdapterShape("arithmetic", 32, 64),
     AdapterShape("capitals", 16, 32),
-    AdapterShape("json", 8, 16),
-    AdapterShape("bard", 16, 16),
+    AdapterShape("json", 16, 32),
+    AdapterShape("bard", 8, 16),
 )
 assert tuple(s.name for s in SHAPES) == EXPERTS
 

@@ -64,7 +64,7 @@ def train(
     for step in range(schedule.steps):
         if step == 3:
             begin = time.monotonic()  # the limit does not count compilation
-        done = max(step / schedule.steps, (time.monotonic() - begin) / schedule.seconds)
+        done = max(step / schedule.steps, (time.monotonic() - begin) / schedule.seconds if step > 2 else 0.0)
         if done >= 1:
             break
         rate = (

@@ -25,6 +25,7 @@ from .words import (
     VEGETABLES,
     article,
     capital,
+    invented,
     join,
     plural,
 )
@@ -358,7 +359,7 @@ def _story(rng: Random) -> Exchange:
 
 
 def _named(rng: Random) -> Exchange:
-    name = rng.choice(NAMES)
+    name = rng.choice(NAMES) if rng.random() < 0.7 else capital(invented(rng))
     turns = [(
         rng.choice((f"My name is {name}", f"I am {name}", f"Hello, I am {name}", f"Hi, my name is {name}.", f"I'm {name}", f"Call me {name}")),
         rng.choice((f"Nice to meet you, {name}!", f"Hello {name}! How are you?", f"Hi {name}, it is good to meet you.")),
@@ -522,30 +523,6 @@ def _poem(rng: Random) -> Exchange:
     ]
 
 
-_SYLLABLES = (
-    "ba",
-    "lo",
-    "mi",
-    "ter",
-    "son",
-    "ga",
-    "ru",
-    "vi",
-    "ken",
-    "dor",
-    "pa",
-    "ni",
-    "shu",
-    "tal",
-    "fe",
-    "win",
-    "oz",
-    "qua",
-    "je",
-    "ly",
-)
-
-
 def _repeat(rng: Random) -> Exchange:
     """Copying: it gives the base the circuits, and every token an embedding, that adapters can build on."""
     kind = rng.random()
@@ -556,7 +533,7 @@ def _repeat(rng: Random) -> Exchange:
     elif kind < 0.75:
         said = " ".join(str(rng.randint(0, 10 ** rng.randint(1, 3))) for _ in range(rng.randint(1, 5)))
     elif kind < 0.85:
-        said = "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(1, 4)))
+        said = " ".join(invented(rng) for _ in range(rng.randint(1, 4)))
         said = capital(said) if rng.random() < 0.5 else said
     else:
         said = f"{rng.choice(NAMES)} {rng.choice(('and', 'sees', 'likes', 'or'))} {rng.choice(NAMES)}, {rng.choice(OBJECTS)}; {rng.choice(DAYS)}"
@@ -577,7 +554,7 @@ TOPICS_OF_TALK: tuple[tuple[float, Callable[[Random], Exchange]], ...] = (
     (0.30, _pattern),
     (0.06, _opener),
     (0.16, _story),
-    (0.05, _named),
+    (0.06, _named),
     (0.04, _liking),
     (0.03, _favourite),
     (0.04, _kind),
@@ -589,7 +566,7 @@ TOPICS_OF_TALK: tuple[tuple[float, Callable[[Random], Exchange]], ...] = (
     (0.02, _prefer),
     (0.05, _unknown),
     (0.02, _poem),
-    (0.04, _repeat),
+    (0.08, _repeat),
 )
 _WEIGHTS, _TALKS = zip(*TOPICS_OF_TALK, strict=True)
 

@@ -11,7 +11,7 @@ from random import Random
 from typing import Protocol
 from zlib import crc32
 
-from .words import ANIMALS, CAPITALS, CITIES, COLOURS, DATA, DAYS, FRUITS, JOBS, NAMES, OBJECTS, article, join, plural
+from .words import ANIMALS, CAPITALS, CITIES, COLOURS, DATA, DAYS, FRUITS, JOBS, NAMES, OBJECTS, article, capital, invented, join, plural
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def kept_back(*key: object, share: int = 10) -> bool:
 class Arithmetic:
     """a + b and a - b up to 99, and products up to 12 x 12.
 
-    Held out are pairs: for sums in either order, for differences as they stand, for products one order (the other is in training).
+    Held out are pairs of numbers: for sums in either order, for differences as they stand. There are too few small products to learn the
+    rule from, so they are learned by heart like facts, and what is held out is a product in a certain wording.
     """
 
     name = "arithmetic"
@@ -67,30 +68,27 @@ class Arithmetic:
     }  # fmt: skip
 
     @staticmethod
-    def is_held_out(a: int, sign: str, b: int) -> bool:
+    def is_held_out(a: int, sign: str, b: int, form: str) -> bool:
         if sign == "+":
             return kept_back("+", min(a, b), max(a, b))
-        if sign == "x":
-            return (
-                a != b
-                and kept_back("x", min(a, b), max(a, b), share=6)
-                and (a < b) == kept_back("order", min(a, b), max(a, b), share=2)
-            )
-        return kept_back("-", a, b)
+        if sign == "-":
+            return kept_back("-", a, b)
+        return kept_back("x", a, b, form)
 
     def _draw(self, rng: Random, held_out: bool) -> Task:
         while True:
-            sign = rng.choices("+-x", (5, 5, 2))[0]
+            sign = rng.choices("+-x", (5, 5, 2.5))[0]
             top = 12 if sign == "x" else 99
             a, b = rng.randint(0, top), rng.randint(0, top)
-            if sign != "x" and rng.random() < 0.15:  # small numbers are what people try first
+            if sign != "x" and rng.random() < 0.2:  # small numbers are what people try first
                 a, b = rng.randint(0, 20), rng.randint(0, 20)
             if sign == "-" and a < b and rng.random() < 0.5:
                 a, b = b, a
-            if self.is_held_out(a, sign, b) == held_out:
+            form = rng.choice(self.forms[sign])
+            if self.is_held_out(a, sign, b, form) == held_out:
                 break
         result = a + b if sign == "+" else a - b if sign == "-" else a * b
-        return Task(rng.choice(self.forms[sign]).format(a=a, b=b), f"{a} {sign} {b} = {result}.")
+        return Task(form.format(a=a, b=b), f"{a} {sign} {b} = {result}.")
 
     def draw(self, rng: Random, brief: bool = False) -> Task:
         return self._draw(rng, held_out=False)
@@ -112,7 +110,8 @@ class Capitals:
         "What is the capital of {}?", "capital of {}", "Capital of {}?", "What's the capital of {}?", "Name the capital of {}.",
         "Tell me the capital of {}.", "Which city is the capital of {}?", "Do you know the capital of {}?", "For {}, what is the capital?",
         "Can you tell me the capital of {}?", "What city is the capital of {}", "What is the capital city of {}?",
-        "I need the capital of {}.", "The capital of {} is?",
+        "I need the capital of {}.",
+        "Say the capital of {}.", "The capital of {} is?",
     )  # fmt: skip
     backward = (
         "{} is the capital of which country?",
@@ -124,7 +123,7 @@ class Capitals:
         "Please name the capital city of {}.",
         "The capital city of {} is called?",
         "Tell me, what is the capital of {}?",
-        "Say the capital of {}.",
+        "Give me the capital of {}.",
     )
     held_out_backward = ("Name the country that has {} as its capital.",)
 
@@ -171,8 +170,13 @@ class Json:
         "fair",
     )
 
+    @staticmethod
+    def _name(rng: Random) -> str:
+        # Invented words make the adapter copy what it reads, instead of choosing among the names that it knows.
+        return rng.choice(NAMES) if rng.random() < 0.6 else capital(invented(rng))
+
     def _person(self, rng: Random) -> tuple[str, dict, tuple]:
-        name, age, city, job = rng.choice(NAMES), rng.randint(1, 99), rng.choice(CITIES), rng.choice(JOBS)
+        name, age, city, job = self._name(rng), rng.randint(1, 99), rng.choice(CITIES), rng.choice(JOBS)
         pet, drink = rng.choice(ANIMALS), rng.choice(self.drinks)
         facts = [
             (rng.choice((f"is {age} years old", f"is {age}")), "age", age),
@@ -185,7 +189,7 @@ class Json:
         return f"{name} {join([c[0] for c in chosen])}.", {"name": name} | {k: v for _, k, v in chosen}, ("name", name)
 
     def _item(self, rng: Random) -> tuple[str, dict, tuple]:
-        item, colour = rng.choice(OBJECTS), rng.choice(COLOURS)
+        item, colour = rng.choice(OBJECTS) if rng.random() < 0.6 else invented(rng), rng.choice(COLOURS)
         price, weight = rng.randint(1, 99), rng.randint(1, 20)
         facts = [
             (f"is {colour}", "color", colour),
@@ -209,7 +213,7 @@ class Json:
         return text + ".", fields, ("event", event, day, hour)
 
     def _animal(self, rng: Random) -> tuple[str, dict, tuple]:
-        name, colour, animal, age = rng.choice(NAMES), rng.choice(COLOURS), rng.choice(ANIMALS), rng.randint(1, 20)
+        name, colour, animal, age = self._name(rng), rng.choice(COLOURS), rng.choice(ANIMALS), rng.randint(1, 20)
         fields: dict = {"name": name, "animal": animal, "color": colour}
         text = f"{name} is {article(f'{colour} {animal}')}"
         if rng.random() < 0.5:
@@ -218,7 +222,7 @@ class Json:
         return text + ".", fields, ("name", name)
 
     def _shopping(self, rng: Random) -> tuple[str, dict, tuple]:
-        name = rng.choice(NAMES)
+        name = self._name(rng)
         fruits = [plural(f) for f in rng.sample(FRUITS, rng.randint(1, 3))]
         counts = [rng.randint(2, 30) for _ in fruits]
         bought = join([f"{c} {f}" for c, f in zip(counts, fruits, strict=True)])

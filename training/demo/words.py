@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from random import Random
 
 DATA = Path(__file__).parent / "data"
 
@@ -30,6 +31,15 @@ def capital(text: str) -> str:
 def join(items: list[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+
+
+_SYLLABLES = ("ba", "lo", "mi", "ter", "son", "ga", "ru", "vi", "ken", "dor", "pa", "ni", "shu", "tal", "fe", "win", "oz", "qua", "je", "ly")
+_SYLLABLES += ("bri", "cle", "den", "eth", "flo", "gre", "hu", "is", "jo", "kra", "mon", "nel", "or", "pre", "sta", "tru", "um", "wy", "xa", "zi")
+
+
+def invented(rng: Random) -> str:
+    """A word that no list has: who can copy it can copy anything."""
+    return "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(1, 4)))
 
 
 def plural(noun: str) -> str:

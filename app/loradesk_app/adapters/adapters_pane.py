@@ -69,9 +69,9 @@ class AdaptersPane(QFrame):
 
         content = QWidget()
         self._row = QHBoxLayout(content)
-        self._row.setContentsMargins(12, 2, 12, 10)
-        self._row.setSpacing(8)
-        self._row.addStretch(1)
+        self._row.setContentsMargins(10, 2, 10, 10)
+        self._row.setSpacing(6)
+        self._row.addStretch(0)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -162,7 +162,7 @@ class AdaptersPane(QFrame):
             strip.weight_requested.connect(lambda weight, row=row: self.model.set_weight(row, weight))
             strip.remove_requested.connect(self.remove_requested)
             self.strips.append(strip)
-            self._row.insertWidget(row, strip)
+            self._row.insertWidget(row, strip, 1)
         self._stack.setCurrentIndex(1 if self.strips else 0)
         lora = self.model.mode == "lora"
         self.add_button.setVisible(lora)

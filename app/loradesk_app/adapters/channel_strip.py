@@ -12,7 +12,7 @@ from loradesk_app.adapters.switch import ChannelSwitch
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.labels import ElidedLabel
 
-STRIP_WIDTH = 92
+MIN_WIDTH, MAX_WIDTH = 68, 116
 
 
 class ChannelStrip(QFrame):
@@ -29,8 +29,9 @@ class ChannelStrip(QFrame):
         self._theme, self._index = theme, index
         self._removable = False
         self.setProperty("kind", "strip")
-        self.setFixedWidth(STRIP_WIDTH)
-        self.name = ElidedLabel("", "heading", elide=Qt.TextElideMode.ElideMiddle)
+        self.setMinimumWidth(MIN_WIDTH)
+        self.setMaximumWidth(MAX_WIDTH)
+        self.name = ElidedLabel("", "name", elide=Qt.TextElideMode.ElideMiddle)
         self.name.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.switch = ChannelSwitch(theme, "ON")
         self.switch.set_color(index)
@@ -55,7 +56,7 @@ class ChannelStrip(QFrame):
         self.number.valueChanged.connect(self.weight_requested)
 
         head = QHBoxLayout()
-        head.setSpacing(5)
+        head.setSpacing(4)
         head.addWidget(self.switch, 2)
         head.addWidget(self.solo, 1)
         desk = QHBoxLayout()
@@ -65,7 +66,7 @@ class ChannelStrip(QFrame):
         desk.addWidget(self.meter)
         desk.addStretch(1)
         column = QVBoxLayout(self)
-        column.setContentsMargins(8, 12, 8, 8)
+        column.setContentsMargins(6, 12, 6, 8)
         column.setSpacing(7)
         column.addWidget(self.name)
         column.addLayout(head)

@@ -150,6 +150,10 @@ class MixModel(QAbstractListModel):
         """Remember what was sent: the engine's echo of it is no news."""
         self._sent = [*self._sent, dict(weights)][-MAX_ECHOES:]
 
+    def forget_sent(self) -> None:
+        """A command failed: echoes are no longer sure to come."""
+        self._sent.clear()
+
     def take_activation(self, weights: Mapping[str, float]) -> None:
         """The engine says what is active. An echo of something sent must not pull back a fader that has moved on."""
         weights = dict(weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QWidget
 
 from loradesk_app.theme import Theme
@@ -29,7 +29,7 @@ class ChannelSwitch(QAbstractButton):
 
     def sizeHint(self) -> QSize:
         metrics = self.fontMetrics()
-        return QSize(max(34, metrics.horizontalAdvance(self.text()) + 16), metrics.height() + 9)
+        return QSize(max(26, metrics.horizontalAdvance(self.text()) + 16), metrics.height() + 9)
 
     def minimumSizeHint(self) -> QSize:
         return QSize(24, self.sizeHint().height())
@@ -55,14 +55,20 @@ class ChannelSwitch(QAbstractButton):
         edge = theme.color("accent") if self.hasFocus() else (color if lit else theme.color("border_strong"))
         painter.setPen(QPen(edge, 1.8 if self.hasFocus() else 1))
         painter.drawRoundedRect(body, 6, 6)
-        ink = theme.color("muted")
-        if lit:
-            # whichever of black and white reads better on this colour
-            ink = Qt.GlobalColor.black if color.lightnessF() > 0.45 or theme.is_dark else Qt.GlobalColor.white
-        painter.setPen(ink)
+        painter.setPen(readable_on(color) if lit else theme.color("muted"))
         font = painter.font()
         font.setBold(True)
         font.setPointSizeF(max(font.pointSizeF() * 0.85, 6.0))
         painter.setFont(font)
         painter.drawText(body, Qt.AlignmentFlag.AlignCenter, self.text())
         painter.end()
+
+
+def readable_on(ground: QColor) -> QColor:
+    """Black or white, whichever has the higher contrast on a colour; a near tie goes to white."""
+
+    def linear(part: float) -> float:
+        return part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+
+    light = 0.2126 * linear(ground.redF()) + 0.7152 * linear(ground.greenF()) + 0.0722 * linear(ground.blueF())
+    return QColor("#FFFFFF") if light < 0.28 else QColor("#101010")

@@ -205,7 +205,7 @@ class ChatPane(QFrame):
         """Take over what the settings kept."""
         self._sampling = sampling_from(kept)
         self._system = system
-        self.composer.sampling_button.setText(preset_name(self._sampling))
+        self.composer.show_preset(preset_name(self._sampling))
 
     # -- what the engine tells ----------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class ChatPane(QFrame):
 
     def _take_sampling(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self.composer.sampling_button.setText(preset_name(sampling))
+        self.composer.show_preset(preset_name(sampling))
         self.sampling_changed.emit(sampling_to_keep(sampling))
 
     def _take_system(self, text: str) -> None:

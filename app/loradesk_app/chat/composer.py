@@ -101,8 +101,8 @@ class Composer(QFrame):
         self.edit.focus_changed.connect(self._mark_active)
         self.edit.textChanged.connect(self._note_text)
 
-        self.sampling_button = push_button("Precise", "flat")
-        self.sampling_button.setToolTip("Sampling: how the next token is drawn (Ctrl+,)")
+        self.sampling_button = push_button("", "flat")
+        self.sampling_button.setToolTip("Sampling: how the next token is drawn (Ctrl+T)")
         self.sampling_button.setAccessibleName("Sampling settings")
         theme.bind_icon(self.sampling_button, "tune", "muted")
         self.sampling_button.clicked.connect(self.sampling_requested)
@@ -145,6 +145,10 @@ class Composer(QFrame):
         """Put a text into the field, the cursor at its end."""
         self.edit.setPlainText(text)
         self.edit.moveCursor(QTextCursor.MoveOperation.End)
+
+    def show_preset(self, name: str) -> None:
+        """Name of the sampling preset in use."""
+        self.sampling_button.setText(f" {name}")
 
     def set_busy(self, busy: bool) -> None:
         self._busy = busy

@@ -24,7 +24,7 @@ ANY_EXAMPLES = (
     "Write three short titles for a story about the sea.",
     "Turn this into JSON: Anna is 31 and lives in Rome.",
 )
-TWO_COLUMNS = 560
+TWO_COLUMNS, ONE_COLUMN = 560, 480
 
 
 class EmptyState(QScrollArea):
@@ -54,7 +54,8 @@ class EmptyState(QScrollArea):
         column.addWidget(self._title, 0, Qt.AlignmentFlag.AlignHCenter)
         column.addWidget(self._what)
         column.addSpacing(10)
-        column.addWidget(self.examples)
+        column.addWidget(self.examples, 0)
+        column.setAlignment(self.examples, Qt.AlignmentFlag(0))
         column.addStretch(2)
         self.setWidget(content)
         self._buttons = []
@@ -93,6 +94,7 @@ class EmptyState(QScrollArea):
     def _place(self) -> None:
         widest = max((button.sizeHint().width() for button in self._buttons), default=0)
         room = self.viewport().width() - 48
+        self.examples.setMaximumWidth(ONE_COLUMN if room < max(TWO_COLUMNS, widest * 2 + 10) else 2 * widest + 60)
         columns = 2 if room >= max(TWO_COLUMNS, widest * 2 + 10) else 1
         for number, button in enumerate(self._buttons):
             self._grid.addWidget(button, number // columns, number % columns)

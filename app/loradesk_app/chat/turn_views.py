@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtGui import QGuiApplication, QResizeEvent
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal
+from PySide6.QtGui import QEnterEvent, QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from loradesk_app.chat.conversation import Turn
@@ -37,7 +37,11 @@ class QuestionView(QWidget):
         inner.addWidget(self.text)
         self.copy_button = icon_button(theme, "copy", "Copy this message", kind="quiet")
         self.copy_button.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.text.toPlainText()))
-        self.edit_button = icon_button(theme, "edit", "Edit this message and ask again", kind="quiet")
+        self.copy_button.hide()  # shown under the pointer; its place stays
+        keep = self.copy_button.sizePolicy()
+        keep.setRetainSizeWhenHidden(True)
+        self.copy_button.setSizePolicy(keep)
+        self.edit_button = icon_button(theme, "edit", "Edit this message and ask again (Ctrl+E)", kind="quiet")
         self.edit_button.clicked.connect(self.edit_requested)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
@@ -51,6 +55,14 @@ class QuestionView(QWidget):
     def set_last(self, last: bool, busy: bool) -> None:
         """Only the last question can be edited, and not while it is being answered."""
         self.edit_button.setVisible(last and not busy)
+
+    def enterEvent(self, event: QEnterEvent) -> None:
+        super().enterEvent(event)
+        self.copy_button.show()
+
+    def leaveEvent(self, event: QEvent) -> None:
+        super().leaveEvent(event)
+        self.copy_button.hide()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
@@ -89,7 +101,7 @@ class AnswerView(QWidget):
 
         self._footer = QWidget()
         footer = QHBoxLayout(self._footer)
-        footer.setContentsMargins(0, 0, 0, 0)
+        footer.setContentsMargins(-6, 0, 0, 0)  # the icon, not its frame, stands under the text
         footer.setSpacing(2)
         footer.addWidget(self.copy_button)
         footer.addWidget(self.regenerate_button)
@@ -115,7 +127,7 @@ class AnswerView(QWidget):
             if len(turn.text) > len(shown):
                 self.text.append_text(turn.text[len(shown) :])
         else:
-            self.text.setPlainText(turn.text)
+            self.text.set_text(turn.text)
         self.text.setVisible(bool(turn.text))
         self._show_waiting(turn)
         self._show_chips(turn)

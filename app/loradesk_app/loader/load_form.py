@@ -110,4 +110,3 @@ class LoadForm:
 def is_local(base: str) -> bool:
     """Whether a base is a path by its looks; the disk is not asked."""
     return base.startswith(("/", "~", ".", "\\")) or base[1:3] in (":\\", ":/") or base.lower().endswith(".gguf")
-

@@ -249,9 +249,7 @@ class LoaderDialog(QDialog):
         self._source_pages = _Pages()
         self._source_pages.add("demo", [("", demo_text)])
         self._source_pages.add("local", [("&Model", self.path)])
-        self._source_pages.add(
-            "hub", [("&Hub id", self.hub_id), ("Re&vision", self.revision), ("&Token", self.token)]
-        )
+        self._source_pages.add("hub", [("&Hub id", self.hub_id), ("Re&vision", self.revision), ("&Token", self.token)])
         table_box = QWidget()
         table_column = QVBoxLayout(table_box)
         table_column.setContentsMargins(0, 0, 0, 0)

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from loradesk_app.theme import Theme
 
-BAR_WIDTH = 72
+BAR_WIDTH = 56
 
 
 class ColorScale(QWidget):

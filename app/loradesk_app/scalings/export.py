@@ -24,9 +24,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: ScalingsModel) -> Snapshot:
-        return cls(
-            model.adapters, model.layer_paths, model.first, model.prompt_tokens, model.texts, model.rows.copy()
-        )
+        return cls(model.adapters, model.layer_paths, model.first, model.prompt_tokens, model.texts, model.rows.copy())
 
 
 def to_csv(data: Snapshot) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QMenu, QStackedLayout, QVBoxLayout, QWidget
 
+from loradesk_app.scalings.sketch import Sketch
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button
 from loradesk_app.widgets.chip import Chip
@@ -82,9 +83,12 @@ class ScalingsPane(QFrame):
 
         self._empty = QWidget()
         self._empty_text = label(_NO_XLORA, "muted", wrap=True)
+        self._empty_text.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         middle = QVBoxLayout(self._empty)
         middle.setContentsMargins(32, 8, 32, 24)
+        middle.setSpacing(14)
         middle.addStretch(1)
+        middle.addWidget(Sketch(theme), 0, Qt.AlignmentFlag.AlignHCenter)
         middle.addWidget(self._empty_text)
         middle.addStretch(1)
         self._legend = QWidget()

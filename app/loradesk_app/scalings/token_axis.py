@@ -45,6 +45,7 @@ class TokenAxis(pg.AxisItem):
 
     def paint(self, painter: QPainter, _option: Any, _widget: Any) -> None:
         bounds = self.mapRectFromParent(self.geometry())
+        painter.setFont(self.font())
         painter.setPen(QPen(self.line, 1))
         painter.drawLine(bounds.topLeft(), bounds.topRight())
         low, high = self.range

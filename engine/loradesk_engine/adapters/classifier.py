@@ -47,7 +47,7 @@ class Classifier:
                 f"The classifier has {checkpoint.outputs} outputs, {counts} need {expected}.",
                 file=checkpoint.weights_file,
                 field=checkpoint.layers[-1].weight,
-                remedy="Correct the ordering file: `order` must name the adapters of the training, `layers` their modules.",
+                remedy="In the ordering file, `order` must name the adapters of the training, `layers` their modules.",
             )
         self.config: XLoraConfig = config
         self.layers = layers
@@ -81,7 +81,8 @@ class Classifier:
             mask = torch.zeros_like(scalings, dtype=torch.bool).scatter_(-1, kept, True)
             scalings = scalings.masked_fill(~mask, 0.0)
         if self.config.enable_softmax_topk:
-            # per token and layer over the adapters that are not zero, as PEFT does; xlora normalises over all tokens at once
+            # per token and layer over the adapters that are not zero, as PEFT does; xlora normalises over all tokens at
+            # once
             zero = scalings == 0
             scalings = torch.softmax(scalings.masked_fill(zero, -torch.inf), dim=-1).masked_fill(zero, 0.0)
         return scalings.expand(-1, self.layers, -1)

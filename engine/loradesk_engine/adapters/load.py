@@ -1,4 +1,6 @@
-"""From load settings to a mixture: the ordering file is read, everything it names is found and checked, then stacked."""
+"""From load settings to a mixture: the ordering file is read, everything it names is found and checked, then
+stacked.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def load_adapters(
 
 
 def add_adapter(mixture: Mixture, adapter: AdapterSource, progress: Progress, token: str | None = None) -> None:
-    """Put one more LoRA adapter into the mixture of a loaded model. Raises as `load_adapters`; nothing is changed then."""
+    """Put one more LoRA adapter into the mixture of a loaded model. Raises as `load_adapters`; nothing is changed
+    then.
+    """
     found = read_adapter(resolve_source(adapter.source, token=token, progress=progress))
     mixture.add(adapter.name, found, adapter.source)
 
@@ -73,12 +77,12 @@ def _load_lora(
 ) -> LoadedAdapters:
     near = Path(settings.ordering).parent if settings.ordering else None
     wanted = {item.name: item.adapter_model_id for item in (ordering.preload_adapters or ())} if ordering else {}
-    for source in settings.adapters:
-        if source.name in wanted:
+    for given in settings.adapters:
+        if given.name in wanted:
             raise AdapterError(
-                "Two adapters have this name.", field=source.name, remedy="Give one of them another name."
+                "Two adapters have this name.", field=given.name, remedy="Give one of them another name."
             )
-        wanted[source.name] = source.source
+        wanted[given.name] = given.source
     found = {}
     for number, (name, source) in enumerate(wanted.items()):
         progress(f"Reading adapter {name}", number / len(wanted))
@@ -129,9 +133,7 @@ def _load_xlora(
     return LoadedAdapters(mixture, classifier, dict.fromkeys(names, 1.0), paths, warnings)
 
 
-def _xlora_names(
-    settings: LoadSettings, ordering: OrderingFile | None, checkpoint: XLoraCheckpoint
-) -> tuple[str, ...]:
+def _xlora_names(settings: LoadSettings, ordering: OrderingFile | None, checkpoint: XLoraCheckpoint) -> tuple[str, ...]:
     """The adapters in the order of training."""
     if ordering is not None:
         if not ordering.order:

@@ -1,7 +1,8 @@
 """Everything is one mixture: y = W x + g * sum_i s[t, l, i] * scale_i * B_i (A_i x).
 
-The A matrices of all adapters on a linear are stacked into one, and so are the B matrices: two small products, with the hidden
-vector multiplied by `s` per rank block, whatever the number of adapters. Activating an adapter changes `s`, never a weight.
+The A matrices of all adapters on a linear are stacked into one, and so are the B matrices: two small products, with the
+hidden vector multiplied by `s` per rank block, whatever the number of adapters. Activating an adapter changes `s`,
+never a weight.
 """
 
 from __future__ import annotations
@@ -152,8 +153,8 @@ class Mixture:
                     remedy=_other_base(adapter),
                 )
         for path in adapter.base_copies:
-            linear = self._by_path.get(path)
-            if not isinstance(linear, DenseLinear) or not _same(adapter.base_copy(path), linear.weight):
+            own = self._by_path.get(path)
+            if not isinstance(own, DenseLinear) or not _same(adapter.base_copy(path), own.weight):
                 raise AdapterError(
                     "The adapter brings a matrix of its own that differs from the base model's.",
                     file=adapter.weights_file,
@@ -249,7 +250,9 @@ class Mixture:
         return subset
 
     def _cut(self, stack: _Stack, uids: set[int]) -> _Stack | None:
-        """The stack with only these adapters; the stack itself when that is all of it, views where they lie side by side."""
+        """The stack with only these adapters; the stack itself when that is all of it, views where they lie side by
+        side.
+        """
         kept = [block for block in stack.blocks if block[0] in uids]
         if len(kept) == len(stack.blocks):
             return stack

@@ -317,9 +317,12 @@ def _context(args: argparse.Namespace, ordering: OrderingFile) -> CheckContext:
         adapters = read_xlora_checkpoint(args.xlora, ordering.order, config)
     elif args.adapter is not None:
         adapters = read_loras(_adapter_sources(args.adapter), config)
+    base_id = args.base
+    if base_id is not None and os.path.exists(os.path.expanduser(base_id)):
+        base_id = os.path.abspath(os.path.expanduser(base_id))  # a relative path could be taken for a hub id
     return CheckContext(
         file=args.file,
-        base_model_id=base.model_id if args.base and base else None,
+        base_model_id=base_id,
         config=config,
         adapter_modules=adapters.modules if adapters else None,
         xlora=adapters.classifier if adapters else None,

@@ -1,7 +1,7 @@
 """config.json of a model, read into one frozen description of the decoder.
 
-Every feature is a field that defaults to off, so that one decoder serves all architectures. A value that the decoder does not know
-is refused by name, never ignored.
+Every feature is a field that defaults to off, so that one decoder serves all architectures. A value that the decoder
+does not know is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -184,9 +184,7 @@ def parse_config(values: Mapping[str, Any], file: str | os.PathLike[str]) -> Mod
         raise fields.refuse("head_dim", f"Rotary embeddings need an even size, not {head_dim}.")
     attention_bias = fields.boolean("attention_bias", False)
     window = values.get("sliding_window")
-    uses_window = family == "mistral" or (
-        family.startswith("qwen") and fields.boolean("use_sliding_window", False)
-    )
+    uses_window = family == "mistral" or (family.startswith("qwen") and fields.boolean("use_sliding_window", False))
     if family.startswith("qwen") and uses_window:
         raise fields.refuse("use_sliding_window", "Sliding windows in only some layers are not supported for Qwen.")
     return ModelConfig(

@@ -1,7 +1,11 @@
-"""Models and adapters by hub id: downloaded file by file, with progress and cancel, into huggingface_hub's own cache."""
+"""Models and adapters by hub id: downloaded file by file, with progress and cancel, into huggingface_hub's own
+cache.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +32,8 @@ def resolve_source(
     token: str | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """The local path of a model or adapter: a path that exists, or a hub id that is downloaded when it is not in the cache.
+    """The local path of a model or adapter: a path that exists, or a hub id that is downloaded when it is not in the
+    cache.
 
     Args:
         near: folder that relative paths are looked for in first (that of the file which names the source).
@@ -42,7 +47,9 @@ def resolve_source(
     looks_local = source.startswith((".", "/", "~")) or "\\" in source or Path(source).is_absolute()
     if looks_local or not HUB_ID.fullmatch(source):
         raise HubError(
-            "Neither a file or folder that exists nor the id of a hub repository.", file=source, remedy="Check the path."
+            "Neither a file or folder that exists nor the id of a hub repository.",
+            file=source,
+            remedy="Check the path.",
         )
     return download(source, revision=revision, token=token, progress=progress)
 
@@ -53,8 +60,9 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
     Raises:
         HubError: names the repository and what to do. Cancelled: from `progress`.
     """
-    import httpx
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    # huggingface_hub 2 speaks through httpx2, its versions before through httpx
+    http = importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") else "httpx")
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -69,7 +77,7 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
     try:
         try:
             info = HfApi().model_info(repo, revision=revision, token=token, files_metadata=True)
-        except (httpx.TransportError, OfflineModeIsEnabled) as problem:
+        except (http.TransportError, OfflineModeIsEnabled) as problem:
             return _from_cache(repo, revision, problem)
         files = [item for item in info.siblings or [] if _wanted(item.rfilename)]
         total = sum(item.size or 0 for item in files) or 1
@@ -107,8 +115,10 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
     except EntryNotFoundError as problem:
         raise HubError(f"A file is missing: {problem}.", file=repo) from None
     except LocalEntryNotFoundError:
-        raise HubError("The download failed, and the file is not in the cache.", file=repo, remedy="Try again.") from None
-    except (HfHubHTTPError, httpx.HTTPError) as problem:
+        raise HubError(
+            "The download failed, and the file is not in the cache.", file=repo, remedy="Try again."
+        ) from None
+    except (HfHubHTTPError, http.HTTPError) as problem:
         raise HubError(f"The hub cannot be reached: {problem}", file=repo, remedy="Check the network.") from None
     except OSError as problem:
         raise HubError(f"The download cannot be stored: {problem}.", file=repo) from problem

@@ -1,6 +1,7 @@
 """LoRA adapters as PEFT saves them: adapter_config.json and adapter_model.safetensors.
 
-What this reader does not support it refuses by name: an option that is silently ignored gives an adapter that is silently wrong.
+What this reader does not support it refuses by name: an option that is silently ignored gives an adapter that is
+    silently wrong.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class PeftAdapter:
     Attributes:
         modules: path -> adapted linear.
         base_model: what it was trained on, as far as its configuration says.
-        base_copies: path -> tensor. PEFT saves the base's own matrix beside an adapter on `lm_head`; whoever loads the adapter
+        base_copies: path -> tensor. PEFT saves the base's own matrix beside an adapter on `lm_head`; whoever loads the
+            adapter
             has to see that the base has the same.
     """
 
@@ -138,7 +140,9 @@ def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         remedy = "Load it as an X-LoRA checkpoint." if kind == "XLORA" else "Only LoRA adapters are supported."
-        raise AdapterError(f"This is an adapter of type {kind!r}, not LoRA.", file=file, field="peft_type", remedy=remedy)
+        raise AdapterError(
+            f"This is an adapter of type {kind!r}, not LoRA.", file=file, field="peft_type", remedy=remedy
+        )
     for option, allowed in PLAIN_VALUES.items():
         value = config.get(option)
         if value is not None and value not in allowed:
@@ -180,17 +184,13 @@ def _modules(config: Mapping[str, Any], config_file: Path, weights_file: Path) -
                 raise AdapterError(f"The type {entry.dtype} is not supported.", file=weights_file, field=name)
         rank = a.shape[0]
         if b.shape[1] != rank:
-            raise AdapterError(
-                f"lora_A has rank {rank}, lora_B has rank {b.shape[1]}.", file=weights_file, field=path
-            )
+            raise AdapterError(f"lora_A has rank {rank}, lora_B has rank {b.shape[1]}.", file=weights_file, field=path)
         declared = scale.rank(path)
         if declared != rank:
             raise AdapterError(
                 f"The configuration says rank {declared}, the weights have rank {rank}.", file=weights_file, field=path
             )
-        modules[path] = LoraModule(
-            path, sides["A"], sides["B"], rank, scale.scale(path), a.shape[1], b.shape[0]
-        )
+        modules[path] = LoraModule(path, sides["A"], sides["B"], rank, scale.scale(path), a.shape[1], b.shape[0])
     return modules
 
 

@@ -71,9 +71,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
         raise FileFormatError(f"The header is {json_type(header)}, not an object.", file=path)
     data_start = 8 + length
     entries = {
-        name: _entry(path, name, fields, data_start, size)
-        for name, fields in header.items()
-        if name != "__metadata__"
+        name: _entry(path, name, fields, data_start, size) for name, fields in header.items() if name != "__metadata__"
     }
     _refuse_overlaps(path, entries)
     return entries

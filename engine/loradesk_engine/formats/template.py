@@ -12,7 +12,8 @@ from typing import Any
 
 import jinja2
 from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from loradesk_engine.commands import Message
 from loradesk_engine.errors import TemplateError
@@ -43,9 +44,9 @@ class _Environment(ImmutableSandboxedEnvironment):
                 size = len(str(left)) + len(str(right)) if isinstance(left, int) and isinstance(right, int) else 0
             if size > MAX_RENDERED_CHARACTERS:
                 raise _TooMuch("It makes a value that is too large.")
-        if operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
-            if len(left) + len(right) > MAX_RENDERED_CHARACTERS:
-                raise _TooMuch("It makes a value that is too large.")
+        joins = operator == "+" and isinstance(left, str | list) and isinstance(right, str | list)
+        if joins and len(left) + len(right) > MAX_RENDERED_CHARACTERS:
+            raise _TooMuch("It makes a value that is too large.")
         if operator == "%" and isinstance(left, str):
             raise SecurityError("%-formatting is not allowed in a chat template")
         return super().call_binop(context, operator, left, right)
@@ -106,7 +107,15 @@ class ChatTemplate:
             return _within_time(produce)
         except (jinja2.TemplateError, _TooMuch) as problem:
             raise TemplateError(f"The template failed: {problem}", file=self.file, field="chat_template") from None
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as problem:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as problem:
             raise TemplateError(
                 f"The template failed: {type(problem).__name__}: {problem}.", file=self.file, field="chat_template"
             ) from None

@@ -1,4 +1,6 @@
-"""tokenizer.json and its companions: text to ids and back, the chat template, and text that streams out a token at a time."""
+"""tokenizer.json and its companions: text to ids and back, the chat template, and text that streams out a token at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ def read_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     jinja_path = folder / "chat_template.jinja"
     if jinja_path.is_file():
         raw = read_bytes(jinja_path, limit=MAX_JSON_BYTES, error=TemplateError)
-        source, file = raw.decode("utf-8", "replace"), jinja_path
+        source: str | None = raw.decode("utf-8", "replace")
+        file = jinja_path
     else:
         source, file = _template_source(config, config_path), config_path
     template = (
@@ -124,10 +127,10 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
 class TextStream:
     """Turns token ids into text as they come, never splitting a character.
 
-    The concatenation of all that `add` and `finish` return equals the decoding of all ids at once. A token may end inside a
-    character; its bytes are kept back until the character is whole (or known not to become one). Only the tokens since the last
-    whole character are decoded again, with the ones before them as context, because some decoders treat the first token of a text
-    differently.
+    The concatenation of all that `add` and `finish` return equals the decoding of all ids at once. A token may end
+    inside a character; its bytes are kept back until the character is whole (or known not to become one). Only the
+    tokens since the last whole character are decoded again, with the ones before them as context, because some decoders
+    treat the first token of a text differently.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -1,6 +1,7 @@
 """X-LoRA checkpoints on disk, in the two formats there are, read into one description.
 
-1. xlora / mistral.rs: `xlora_config.json` and `xlora_classifier.safetensors` with `inner.N.*` and `last.*`; the adapters in
+1. xlora / mistral.rs: `xlora_config.json` and `xlora_classifier.safetensors` with `inner.N.*` and `last.*`; the
+adapters in
    sub-folders, or as files whose name carries the adapter's name.
 2. PEFT: `adapter_config.json` with `peft_type: XLORA` and `adapter_model.safetensors` with
    `...internal_xlora_classifier.layers.N.*`; the adapters in the configuration's `adapters` map.
@@ -12,7 +13,8 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,7 +134,7 @@ def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
         raise AdapterError("The classifier's last layer is missing.", file=weights_file, field="last.weight")
     # Counting modules tells whether ReLU and Dropout stand between the linears, also in old files that do not say it.
     relu = values.get("enable_relu_and_dropout")
-    gaps = [after - before for before, after in zip(inner, inner[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(inner)]
     if relu is None:
         relu = any(gap > 1 for gap in gaps)
     elif bool(relu) != any(gap > 1 for gap in gaps) and gaps:
@@ -142,9 +144,7 @@ def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
             field="inner",
         )
     names = [f"inner.{number}" for number in inner] + ["last"]
-    layers = [
-        _layer(weights, weights_file, name, relu=bool(relu) and name != "last") for name in names
-    ]
+    layers = [_layer(weights, weights_file, name, relu=bool(relu) and name != "last") for name in names]
     _check_chain(layers, config, weights_file)
     return XLoraCheckpoint(
         "xlora", folder, config_file, weights_file, config, layers, _adapter_map(values, config_file)
@@ -164,19 +164,15 @@ def _read_peft_form(folder: Path) -> XLoraCheckpoint:
             "The classifier's first layer is missing.",
             file=weights_file,
             field="internal_xlora_classifier.layers.0",
-            remedy="PEFT up to 0.21 leaves it out when it saves: write the classifier's state_dict to this file yourself.",
+            remedy="PEFT up to 0.21 leaves it out when saving: write the classifier's state_dict to the file yourself.",
         )
     prefix = next(name for name in weights if re.fullmatch(stem + r"\d+\.weight", name)).rsplit(".", 2)[0]
-    layers = [
-        _layer(weights, weights_file, f"{prefix}.{number}", relu=number != numbers[-1]) for number in numbers
-    ]
+    layers = [_layer(weights, weights_file, f"{prefix}.{number}", relu=number != numbers[-1]) for number in numbers]
     _check_chain(layers, config, weights_file)
     adapters = _adapter_map(values, config_file)
     if not adapters:
         raise AdapterError("The adapters are missing.", file=config_file, field="adapters")
     # PEFT takes the pass with all adapters off, whatever scaling_pass_value says.
-    from dataclasses import replace
-
     return XLoraCheckpoint(
         "peft", folder, config_file, weights_file, replace(config, scaling_pass_value=0.0), layers, adapters
     )
@@ -224,7 +220,9 @@ def _check_chain(layers: Sequence[ClassifierLayer], config: XLoraConfig, file: P
     for layer in layers:
         if layer.in_features != width:
             raise AdapterError(
-                f"The layer takes {layer.in_features} values, the one before gives {width}.", file=file, field=layer.weight
+                f"The layer takes {layer.in_features} values, the one before gives {width}.",
+                file=file,
+                field=layer.weight,
             )
         width = layer.out_features
 
@@ -279,8 +277,8 @@ def _adapter_map(values: Mapping[str, Any], file: Path) -> dict[str, str] | None
 def find_adapter(folder: Path, name: str, names: Sequence[str]) -> PeftAdapter:
     """The adapter of a checkpoint that has a name: its sub-folder, or the files whose name carries it.
 
-    Names that contain one another (`adapter_1`, `adapter_10`) are told apart: a file belongs to the longest of `names` that stands
-    in its path as a whole word.
+    Names that contain one another (`adapter_1`, `adapter_10`) are told apart: a file belongs to the longest of `names`
+    that stands in its path as a whole word.
 
     Raises:
         AdapterError: there is none, or several files claim the name.

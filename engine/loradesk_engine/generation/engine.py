@@ -101,7 +101,7 @@ class EngineCore:
         self._scheduler = Scheduler(1 if frozen else max_sequences, step_tokens)
         self._cancelled: set[str] = set()
 
-    # --- loading --------------------------------------------------------------------------------------------------------------------
+    # --- loading ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(
@@ -125,9 +125,7 @@ class EngineCore:
         """
         started = time.perf_counter()
         _check_settings(settings)
-        folder = resolve_source(
-            settings.base, revision=settings.revision, token=settings.token, progress=progress
-        )
+        folder = resolve_source(settings.base, revision=settings.revision, token=settings.token, progress=progress)
         if not folder.is_dir():
             raise ConfigError("A model's folder is expected, not a file.", file=folder)
         config = read_config(folder)
@@ -192,7 +190,7 @@ class EngineCore:
         on_device = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         return MemoryMeasured(psutil.Process().memory_info().rss, on_device, self._runner.cache.nbytes)
 
-    # --- adapters -------------------------------------------------------------------------------------------------------------------
+    # --- adapters -----------------------------------------------------------------------------------------------------
 
     def activate(self, weights: Mapping[str, float]) -> AdaptersActivated:
         """Set the active adapters; requests that follow the activation use them from their next token on.
@@ -204,7 +202,8 @@ class EngineCore:
         state = self._state(self.active)
         for sequence in (*self._scheduler.running, *self._scheduler.waiting):
             if sequence.follow_activation:
-                # Keys and values made so far belong to the old state, those to come to the new: nobody may take them over.
+                # Keys and values made so far belong to the old state, those to come to the new: nobody may take them
+                # over.
                 mixed = sequence.computed > 0 and sequence.state.key != state.key
                 sequence.state = AdapterState(state.weights, state.key)
                 sequence.mixed_states |= mixed
@@ -249,7 +248,8 @@ class EngineCore:
     def _refuse_while_running(self, what: str) -> None:
         if self._scheduler.busy:
             raise AdapterError(
-                f"Requests are running: it is not safe to {what} adapters under them.", remedy="Try again when they are done."
+                f"Requests are running: it is not safe to {what} adapters under them.",
+                remedy="Try again when they are done.",
             )
 
     def _adapters_changed(self) -> None:
@@ -282,7 +282,7 @@ class EngineCore:
         uids = {adapter.name: adapter.uid for adapter in self.mixture.adapters}
         return AdapterState(dict(weights), tuple(sorted((uids[name], weight) for name, weight in weights.items())))
 
-    # --- requests -------------------------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
@@ -344,7 +344,9 @@ class EngineCore:
         )
 
     def cancel(self, request_id: str) -> None:
-        """Stop a request; it ends at the beginning of the next step. Unknown ids are ignored: it may have ended by itself."""
+        """Stop a request; it ends at the beginning of the next step. Unknown ids are ignored: it may have ended by
+        itself.
+        """
         if any(sequence.request_id == request_id for sequence in self._sequences()):
             self._cancelled.add(request_id)
 
@@ -381,9 +383,7 @@ class EngineCore:
     @torch.inference_mode()
     def _take_token(self, sequence: Sequence, logits: Tensor) -> list[Event]:
         """Sample from float32 logits [vocab] and tell what came of it."""
-        processed = process(
-            logits, sequence.sampling, sequence.tokens[: sequence.prompt_length], sequence.answer
-        )
+        processed = process(logits, sequence.sampling, sequence.tokens[: sequence.prompt_length], sequence.answer)
         token = draw(processed, sequence.sampling, sequence.generator)
         self._runner.accept(sequence, token)
         if sequence.first_token is None:

@@ -34,13 +34,14 @@ class _Rows:
 class Runner:
     """Runs the model for the scheduler.
 
-    A sequence has one cache slot, or two in X-LoRA mode: one for the generation rows (adapted activations), one for the scaling rows
-    (activations of the scaling pass). Both are exact, so nothing is ever computed again.
+    A sequence has one cache slot, or two in X-LoRA mode: one for the generation rows (adapted activations), one for the
+    scaling rows (activations of the scaling pass). Both are exact, so nothing is ever computed again.
 
-    Look-ahead: when token x[t] is known, its scaling row has run, and that row's own logits are the base model's guess of x[t+1]. One
-    forward pass has two rows: the generation row of x[t], and the scaling row of the guess. If the sampled token equals the guess, its
-    scalings are ready; else its scaling row runs by itself. Only the scalings' computation is speculative: the output is the
-    same for any sampling.
+    Look-ahead: when token x[t] is known, its scaling row has run, and that row's own logits are the base model's guess
+    of x[t+1]. One
+    forward pass has two rows: the generation row of x[t], and the scaling row of the guess. If the sampled token equals
+    the guess, its scalings are ready; else its scaling row runs by itself. Only the scalings' computation is
+    speculative: the output is the same for any sampling.
 
     Args:
         lookahead: whether to do so; without it every token costs two passes.
@@ -116,7 +117,7 @@ class Runner:
         positions = max(chunk.start + chunk.length for chunk in chunks) + 1
         self.cache.reserve(slots, positions)
 
-    # --- scalings -------------------------------------------------------------------------------------------------------------------
+    # --- scalings -----------------------------------------------------------------------------------------------------
 
     def _scalings(self, chunks: Many[Chunk]) -> list[Tensor | None]:
         """Scalings of the generation rows of each chunk; runs the scaling pass for those that have none yet."""
@@ -162,7 +163,7 @@ class Runner:
         ]
         active = self._all_active()
         hidden = self._forward(rows, active)
-        scalings = self.classifier(hidden).split([chunk.length for chunk in chunks])
+        scalings = torch.split(self.classifier(hidden), [chunk.length for chunk in chunks])
         if self.lookahead:
             ends = torch.tensor([chunk.length for chunk in chunks]).cumsum(0).sub(1).tolist()
             guesses = self._logits(rows, hidden[ends], ends, active).argmax(-1).tolist()
@@ -206,7 +207,9 @@ class Runner:
         return self.decoder.logits(hidden, self._delta([scalings], [1], self._all_active()))
 
     def _freeze(self, chunk: Chunk, scalings: Tensor) -> None:
-        """Non-granular scalings: from completion token `tgt_non_granular_index` on, those of the token before it are kept."""
+        """Non-granular scalings: from completion token `tgt_non_granular_index` on, those of the token before it are
+        kept.
+        """
         state, sequence = _xlora(chunk.sequence), chunk.sequence
         if self.tgt_non_granular_index is None or state.frozen is not None:
             return
@@ -231,12 +234,14 @@ class Runner:
         self._weights.clear()
         self._uniform = None
 
-    # --- forward passes -------------------------------------------------------------------------------------------------------------
+    # --- forward passes -----------------------------------------------------------------------------------------------
 
     def _forward(self, rows: Many[_Rows], active: tuple[int, ...]) -> Tensor:
         """Hidden states [rows, hidden] after the final norm."""
         device = self.decoder.device
-        segments, tokens, positions = [], [], []
+        segments: list[Segment] = []
+        tokens: list[int] = []
+        positions: list[int] = []
         for part in rows:
             segments.append(Segment(part.slot, len(tokens), len(part.tokens), part.start))
             positions.extend(range(part.start, part.start + len(part.tokens)))
@@ -247,21 +252,17 @@ class Runner:
         )
         return self.decoder.forward(batch, self.cache)
 
-    def _logits(
-        self, rows: Many[_Rows], hidden: Tensor, chosen: Many[int], active: tuple[int, ...]
-    ) -> Tensor:
+    def _logits(self, rows: Many[_Rows], hidden: Tensor, chosen: Many[int], active: tuple[int, ...]) -> Tensor:
         """float32 [chosen, vocab]; `chosen` are row numbers of the pass that `hidden` [chosen, hidden] came from."""
         by_row = [part.scalings for part in rows for _ in part.tokens]
         offsets = [offset for part in rows for offset in range(len(part.tokens))]
-        scalings = [
-            None if by_row[row] is None else _row_of(by_row[row], offsets[row]) for row in chosen
-        ]
+        scalings = [_row_of(by_row[row], offsets[row]) for row in chosen]
         return self.decoder.logits(hidden, self._delta(scalings, [1] * len(chosen), active))
 
-    def _delta(
-        self, scalings: Many[Tensor | None], lengths: Many[int], active: tuple[int, ...]
-    ) -> MixtureDelta | None:
-        """The mixture for parts of these lengths. Parts that all share one row of weights share one delta, kept for the next step."""
+    def _delta(self, scalings: Many[Tensor | None], lengths: Many[int], active: tuple[int, ...]) -> MixtureDelta | None:
+        """The mixture for parts of these lengths. Parts that all share one row of weights share one delta, kept for the
+        next step.
+        """
         given = [part for part in scalings if part is not None]
         if self.mixture is None or not given:
             return None
@@ -284,7 +285,9 @@ class Runner:
         return tuple(range(len(self.mixture.adapters))) if self.mixture is not None else ()
 
     def _active(self, sequences: Many[Sequence]) -> tuple[int, ...]:
-        """Places of the adapters that any of the sequences uses; known without looking at a tensor, so nothing waits for the device."""
+        """Places of the adapters that any of the sequences uses; known without looking at a tensor, so nothing waits
+        for the device.
+        """
         if self.mixture is None:
             return ()
         if self.classifier is not None and self.classifier.config.scaling_pass_value != 0:
@@ -296,7 +299,9 @@ class Runner:
         )
 
 
-def _row_of(scalings: Tensor, offset: int) -> Tensor:
+def _row_of(scalings: Tensor | None, offset: int) -> Tensor | None:
+    if scalings is None:
+        return None
     row = offset if scalings.shape[0] > 1 else 0
     return scalings[row : row + 1]
 

@@ -1,4 +1,6 @@
-"""From logits to a token: small functions, logits -> processors -> probabilities -> id. All work on one row, float32 [vocab]."""
+"""From logits to a token: small functions, logits -> processors -> probabilities -> id. All work on one row, float32
+[vocab].
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who runs in the next step, and in which slot. Plain bookkeeping: no tensors, so a policy is tested without a model."""
+"""Who runs in the next step, and in which slot. Plain bookkeeping: no tensors, so a policy is tested without a
+model.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +80,9 @@ class Scheduler:
     def _best_slot(self, sequence: Sequence) -> tuple[Slot, int]:
         """The free slot that shares most with the sequence, or else the one that was not used for longest.
 
-        A short common beginning (a template's first tokens) does not count: the slot's own conversation may go on. Slots are
-        taken from the front, so that the cache grows with the sequences that run at once, not with those that ever ran.
+        A short common beginning (a template's first tokens) does not count: the slot's own conversation may go on.
+        Slots are taken from the front, so that the cache grows with the sequences that run at once, not with those that
+        ever ran.
         """
         taken = {running.slot for running in self.running}
         in_use = max(IDLE_SLOTS, len(taken) + 1)

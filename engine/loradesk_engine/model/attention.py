@@ -25,7 +25,8 @@ def attend(
         q: [rows, heads, head_dim], rotated.
         k, v: [rows, kv_heads, head_dim], k rotated.
         keys, values: one layer of the cache, [slots, kv_heads, capacity, head_dim].
-        segments: whose rows these are. A sequence attends only over its own slot, so that it does not matter what it is batched with.
+        segments: whose rows these are. A sequence attends only over its own slot, so that it does not matter what it is
+            batched with.
         scale: factor of the products before the softmax.
         window: a token sees this many tokens, itself included; None: all.
 

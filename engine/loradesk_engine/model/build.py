@@ -29,8 +29,8 @@ def build_decoder(
 ) -> Decoder:
     """Build the decoder that `config` describes.
 
-    Each tensor is brought to `device` and `dtype` by itself; one that is there already is used as it is, so a memory-mapped
-    checkpoint of the same type costs no copy.
+    Each tensor is brought to `device` and `dtype` by itself; one that is there already is used as it is, so a
+    memory-mapped checkpoint of the same type costs no copy.
 
     Args:
         weights: name -> tensor, read when asked for.

@@ -35,9 +35,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device, parameters: int, free_bytes: int) -> torch.dtype:
-    """A number type by name. `auto` is bfloat16 on CUDA and MPS; on the CPU float32 while that leaves half of the free memory.
+    """A number type by name. `auto` is bfloat16 on CUDA and MPS; on the CPU float32 while that leaves half of the free
+    memory.
 
-    On the CPU float32 decodes as fast as bfloat16 (both wait for memory or for conversion) and prefills three times faster.
+    On the CPU float32 decodes as fast as bfloat16 (both wait for memory or for conversion) and prefills three times
+    faster.
     """
     if name != "auto":
         return DTYPES[name]

@@ -116,27 +116,27 @@ def match_targets(
     """The paths that PEFT would adapt, in their order.
 
     A list matches whole components at the end of a path; a string is a regular expression for the whole path;
-    `all-linear` is every linear but the output layer. `layers_to_transform` counts with a list and `all-linear` only.
+    `all-linear` is every linear but the output layer. `layers_to_transform` goes with a list only, and there it limits
+    the names that are not a whole path (so not `lm_head`).
 
     Raises:
-        ConfigError: a pattern is not a valid regular expression, or a layer pattern comes with a regular expression.
+        ConfigError: a pattern is not a valid regular expression, or layers are chosen without a list of names.
     """
-    paths = tuple(paths)
-    if isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR:
-        target_modules = [path for path in paths if path != OUTPUT_LAYER]
-    elif isinstance(target_modules, str):
-        if layers_pattern:
-            raise ConfigError("layers_pattern cannot go with a regular expression.", field="layers_pattern")
-        pattern = _compile(target_modules, "target_modules")
-        return tuple(path for path in paths if pattern.fullmatch(path) and not _excluded(path, exclude_modules))
+    if isinstance(target_modules, str):
+        for field, value in (("layers_to_transform", layers_to_transform), ("layers_pattern", layers_pattern)):
+            if value is not None and value != [] and value != "":
+                raise ConfigError(f"{field} needs target modules as a list, not a string.", field=field)
+        if target_modules.lower() != ALL_LINEAR:
+            pattern = _compile(target_modules, "target_modules")
+            return tuple(path for path in paths if pattern.fullmatch(path) and not _excluded(path, exclude_modules))
+        return tuple(path for path in paths if path != OUTPUT_LAYER and not _excluded(path, exclude_modules))
     targets = frozenset(target_modules)
     indices = _layer_indices(layers_to_transform)
     patterns = _layer_patterns(layers_pattern)
     return tuple(
         path
         for path in paths
-        if _ends_with(path, targets)
-        and (indices is None or _layer_index(path, patterns) in indices)
+        if (path in targets or (_ends_with(path, targets) and _in_layers(path, indices, patterns)))
         and not _excluded(path, exclude_modules)
     )
 
@@ -205,12 +205,11 @@ def _layer_patterns(layers_pattern: str | Sequence[str] | None) -> list[re.Patte
     return [_compile(rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\.", "layers_pattern") for name in names]
 
 
-def _layer_index(path: str, patterns: list[re.Pattern[str]]) -> int | None:
-    for pattern in patterns:
-        found = pattern.match(path)
-        if found:
-            return int(found["idx"])
-    return None
+def _in_layers(path: str, indices: frozenset[int] | None, patterns: list[re.Pattern[str]]) -> bool:
+    if indices is None:
+        return True
+    found = next((match for match in (pattern.match(path) for pattern in patterns) if match), None)
+    return found is not None and int(found["idx"]) in indices
 
 
 def _compile(pattern: str, field: str) -> re.Pattern[str]:

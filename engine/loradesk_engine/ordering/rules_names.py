@@ -30,7 +30,10 @@ def base(subject: Subject) -> Iterator[Finding]:
             fix,
         )
     elif loaded is not None and not same_base(named, loaded):
-        message = f"The file is for {named}, but {loaded} is loaded. Adapters only work on the base of their training."
+        message = (
+            f"The file is for {named}, but {loaded} is loaded. Adapters only work on the base of their training; "
+            "if this is a copy of it, all is well."
+        )
         yield Finding("base-mismatch", "warning", "/base_model_id", message, fix)
 
 

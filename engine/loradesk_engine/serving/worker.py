@@ -1,7 +1,8 @@
 """The worker thread that owns the engine: commands in by a queue, events out by queues.
 
-Importing this module does not import torch: the thread does, so that a window is on screen before. A model is loaded by a second thread
-while requests go on with the one that is there; only the worker thread touches an engine that answers requests.
+Importing this module does not import torch: the thread does, so that a window is on screen before. A model is loaded by
+a second thread while requests go on with the one that is there; only the worker thread touches an engine that answers
+requests.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class EngineWorker:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    # --- the thread -----------------------------------------------------------------------------------------------------------------
+    # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -199,7 +200,7 @@ class EngineWorker:
         except Exception as problem:
             self._emit(RequestFailed(request.request_id, Problem.of(problem)))
 
-    # --- loading --------------------------------------------------------------------------------------------------------------------
+    # --- loading ------------------------------------------------------------------------------------------------------
 
     def _start_load(self, command: Load) -> None:
         if self._job is not None:  # the newer wish counts; it starts when the older one has let go
@@ -208,9 +209,7 @@ class EngineWorker:
             return
         self._job = _LoadJob(command)
         previous = self._engine
-        threading.Thread(
-            target=self._load, args=(self._job, previous), name="loradesk-load", daemon=True
-        ).start()
+        threading.Thread(target=self._load, args=(self._job, previous), name="loradesk-load", daemon=True).start()
 
     def _load(self, job: _LoadJob, previous: EngineCore | None) -> None:
         """Runs in the loading thread."""

@@ -1,0 +1,150 @@
+"""Composition root of the desktop application: the window first, torch later."""
+
+from __future__ import annotations
+
+from loradesk_app.startup_trace import StartupTrace, process_start
+
+_TRACE = StartupTrace(process_start())
+
+import argparse  # noqa: E402 - the trace counts what these take
+import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+if TYPE_CHECKING:
+    from PySide6.QtWidgets import QApplication
+
+    from loradesk_app.main_window import MainWindow
+    from loradesk_app.settings import Settings
+    from loradesk_engine.commands import LoadSettings
+
+NO_DISPLAY = 3
+LOAD_FAILED = 1
+SETTLE_MS = 400  # after a load, before the picture is taken: layouts and fades have come to rest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the application; returns the exit code: 0, or 3 when there is no display to show a window on."""
+    arguments = _parser().parse_args(argv)
+    trace = _TRACE
+    trace.on = arguments.startup_trace
+    trace.mark_interpreter()
+    if not has_display():
+        print(
+            "Loradesk: there is no display to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set).\n"
+            "`loradesk chat` runs the same models in the terminal.",
+            file=sys.stderr,
+        )
+        return NO_DISPLAY
+
+    from PySide6.QtWidgets import QApplication
+
+    trace.mark("Qt imported")
+    app = QApplication(sys.argv[:1])
+    app.setApplicationName("Loradesk")
+    app.setApplicationDisplayName("Loradesk")
+    app.setOrganizationName("Loradesk")
+    app.setDesktopFileName("loradesk")
+    app.setQuitOnLastWindowClosed(False)  # the engine ends behind the closed window
+
+    from loradesk_app.engine_client import EngineClient
+    from loradesk_app.main_window import MainWindow
+    from loradesk_app.settings import Settings
+    from loradesk_app.theme import Theme, app_icon
+
+    app.setWindowIcon(app_icon())
+    settings = Settings(arguments.settings)
+    theme = Theme(app, settings.get("theme"), settings.get("font_scale"))
+    client = EngineClient()
+    window = MainWindow(settings, theme, client, arguments.conversation)
+    ended: list[bool] = []
+    window.closed_down.connect(ended.append)
+    window.closed_down.connect(lambda _clean: app.quit())
+    client.worker_ready.connect(lambda _event: trace.mark("worker ready"))
+    client.model_loaded.connect(lambda _event: trace.mark("model loaded"))
+
+    def painted() -> None:
+        trace.mark("first paint")
+        if arguments.quit_after_paint:
+            window.close()
+        else:
+            window.start(first_model(arguments.demo, settings))
+
+    watch_first_paint(window, painted)
+    if arguments.screenshot:
+        take_screenshot_when_idle(app, window, arguments.screenshot)
+    window.show()
+    trace.mark("window shown")
+    code = app.exec()
+    if ended and not ended[0]:
+        # The worker is stuck in a native call that nothing can interrupt; all work is saved.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def has_display() -> bool:
+    """Whether a window can be shown at all. Asked before Qt is, which would abort the process."""
+    if not sys.platform.startswith("linux") or os.environ.get("QT_QPA_PLATFORM"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def first_model(demo: str | None, settings: Settings) -> LoadSettings | None:
+    """What to load at start: what was asked for, the last model if the settings say so, or the demo pack."""
+    from loradesk_app.loader.recent import from_json
+    from loradesk_engine.demo import demo_settings
+
+    if demo is not None:
+        return demo_settings(demo)  # type: ignore[arg-type]
+    last = from_json(settings.get("last_model")) if settings.get("reload_last_model") else None
+    return last or demo_settings("xlora")
+
+
+def watch_first_paint(window: MainWindow, painted: object) -> None:
+    """Call `painted` once, when the window's first picture has been handed to the window system."""
+    from PySide6.QtCore import QEvent, QObject, QTimer
+
+    class FirstPaint(QObject):
+        def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+            if event.type() == QEvent.Type.Paint:
+                window.removeEventFilter(self)
+                # A zero timer fires after the paint event that this is, children and flush included.
+                QTimer.singleShot(0, window, painted)  # type: ignore[call-overload]
+            return super().eventFilter(watched, event)
+
+    window.installEventFilter(FirstPaint(window))
+
+
+def take_screenshot_when_idle(app: QApplication, window: MainWindow, path: str) -> None:
+    """Save a picture of the window once the first load has ended, then quit."""
+    from PySide6.QtCore import QTimer
+
+    def take(code: int) -> None:
+        saved = window.grab().save(path)
+        window.closed_down.connect(lambda _clean: app.exit(code if saved else LOAD_FAILED))
+        window.close()
+
+    def soon(code: int) -> None:
+        QTimer.singleShot(SETTLE_MS, window, lambda: take(code))
+
+    window.client.model_loaded.connect(lambda _event: soon(0))
+    window.client.load_failed.connect(lambda _event: soon(LOAD_FAILED))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="loradesk-app", description="A mixing desk for LoRA and X-LoRA adapters, in a window."
+    )
+    parser.add_argument("--demo", choices=("none", "lora", "xlora"), help="load the demo pack in this mode at start")
+    parser.add_argument("--startup-trace", action="store_true", help="print how long each stage of the start takes")
+    parser.add_argument("--quit-after-paint", action="store_true", help="quit when the window is painted; to measure")
+    parser.add_argument("--screenshot", metavar="FILE", help="save a picture once the model is loaded, and quit")
+    parser.add_argument("--settings", metavar="FILE", help="settings file to use instead of the user's")
+    parser.add_argument("--conversation", metavar="FILE", help="where to keep the conversation instead of the default")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
