@@ -277,7 +277,7 @@ class MainWindow(QMainWindow):
         keys = [
             (action.shortcut().toString(QKeySequence.SequenceFormat.NativeText), action.text().replace("&", ""))
             for action in self.actions()
-            if not action.shortcut().isEmpty()
+            if not action.shortcut().isEmpty() and action not in self.toggle_actions
         ]
         keys.append((f"Ctrl+1 … {MAX_TOGGLES}", "Switch adapter 1 … 9"))
         dialog = AboutDialog(self._engine_text, keys, self)
@@ -455,9 +455,12 @@ class MainWindow(QMainWindow):
         file = bar.addMenu("&File")
         self._action(file, "&New conversation", "Ctrl+N", self.start_new_conversation)
         self._action(file, "&Open a conversation…", "", self.open_conversation)
-        self.export_menu = file.addMenu("&Export the conversation")
-        self._action(self.export_menu, "As &Markdown…", "Ctrl+S", partial(self.export_conversation, "md"))
-        self._action(self.export_menu, "As &JSON…", "Ctrl+Shift+S", partial(self.export_conversation, "json"))
+        self.markdown_action = self._action(
+            file, "Export as &Markdown…", "Ctrl+S", partial(self.export_conversation, "md")
+        )
+        self.json_action = self._action(
+            file, "Export as &JSON…", "Ctrl+Shift+S", partial(self.export_conversation, "json")
+        )
         file.addSeparator()
         self._action(file, "&Load a model…", "Ctrl+O", self.open_loader)
         self._action(file, "Load the &demo pack", "", lambda: self.load(demo_settings("xlora")))
@@ -602,7 +605,8 @@ class MainWindow(QMainWindow):
         self.again_action.setEnabled(not busy and not empty)
         self.edit_action.setEnabled(not busy and not empty)
         self.copy_action.setEnabled(not empty)
-        self.export_menu.setEnabled(not empty)
+        self.markdown_action.setEnabled(not empty)
+        self.json_action.setEnabled(not empty)
         self.previous_action.setEnabled(not busy and self.chat.has_previous)
         self.unload_action.setEnabled(self.info is not None)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QGridLayout, QSpinBox, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QCheckBox, QComboBox, QDialog, QGridLayout, QVBoxLayout, QWidget
 
 from loradesk_app.settings import SETTINGS, Setting, Settings
 from loradesk_app.widgets.buttons import push_button
 from loradesk_app.widgets.labels import label
+from loradesk_app.widgets.spins import whole_spin
 
 
 class PreferencesDialog(QDialog):
@@ -29,7 +31,7 @@ class PreferencesDialog(QDialog):
             self.fields[setting.key] = field
             grid.addWidget(label(setting.label), row * 3, 0)
             grid.addWidget(label(setting.description, "small", wrap=True), row * 3 + 1, 0)
-            grid.addWidget(field, row * 3, 1, 2, 1)
+            grid.addWidget(field, row * 3, 1, 2, 1, Qt.AlignmentFlag.AlignVCenter)
             grid.setRowMinimumHeight(row * 3 + 2, 12)
         close = push_button("Done", "primary")
         close.setDefault(True)
@@ -40,7 +42,7 @@ class PreferencesDialog(QDialog):
         column.addWidget(label("Preferences", "large"))
         column.addLayout(grid)
         column.addStretch(1)
-        column.addWidget(close)
+        column.addWidget(close, 0, Qt.AlignmentFlag.AlignRight)
         self.setMinimumWidth(520)
 
     def _field(self, setting: Setting) -> QWidget:
@@ -57,11 +59,7 @@ class PreferencesDialog(QDialog):
             combo.setCurrentIndex(combo.findData(value))
             combo.currentIndexChanged.connect(lambda _index: self._settings.set(key, combo.currentData()))
             return combo
-        spin = QSpinBox()
-        spin.setRange(int(setting.low), int(setting.high))
-        spin.setSingleStep(10)
-        spin.setSuffix(" %")
+        spin = whole_spin(int(setting.low), int(setting.high), step=10, suffix=" %")
         spin.setValue(value)
-        spin.setKeyboardTracking(False)
         spin.valueChanged.connect(lambda number: self._settings.set(key, number))
         return spin

@@ -36,8 +36,10 @@ class Tokens:
     code: str
     danger: str
     danger_soft: str
+    danger_line: str
     warning: str
     warning_soft: str
+    warning_line: str
 
 
 LIGHT = Tokens(
@@ -57,8 +59,10 @@ LIGHT = Tokens(
     code="#F1F2F6",
     danger="#B3261E",
     danger_soft="#FCECEA",
+    danger_line="#E9B3AE",
     warning="#8A5A00",
     warning_soft="#FFF4DC",
+    warning_line="#E3C788",
 )
 
 DARK = Tokens(
@@ -77,9 +81,11 @@ DARK = Tokens(
     bubble="#2B2A4C",
     code="#12151A",
     danger="#FF9388",
-    danger_soft="#3B2022",
+    danger_soft="#321D1F",
+    danger_line="#6E3A3A",
     warning="#F2C46D",
-    warning_soft="#352B16",
+    warning_soft="#2D2514",
+    warning_line="#665428",
 )
 
 # Okabe and Ito's palette, which colour-blind people can tell apart, in the order that keeps neighbours far apart;

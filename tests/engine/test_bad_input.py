@@ -372,7 +372,7 @@ def test_names_that_contain_one_another_resolve_exactly(zoo, tmp_path: Path) -> 
         pytest.param({"order": ...}, "order", id="no order"),
         pytest.param({"order": "adapter_1"}, "order", id="order a text"),
         pytest.param({"layers": []}, "layers", id="layers a list"),
-        pytest.param({"base_model_id": ...}, "base_model_id", id="no base"),
+        pytest.param({"base_model_id": 7}, "base_model_id", id="base a number"),
     ],
 )
 def test_an_ordering_file_that_contradicts_the_checkpoint(  # type: ignore[no-untyped-def]
@@ -400,6 +400,13 @@ def test_wrong_layers_are_refused(zoo, tmp_path: Path, change: Callable[[dict[st
     with pytest.raises(OrderingError) as caught:
         EngineCore.load(xlora_settings(zoo, ordering=changed_ordering(zoo, tmp_path, layers=layers)))
     assert "layers" in (caught.value.field or "")
+
+
+def test_an_ordering_file_for_another_base_loads_with_a_warning(zoo, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Ids and local paths of one base differ, so this cannot be an error; the shapes decide."""
+    ordering = changed_ordering(zoo, tmp_path, base_model_id="somebody/else-7b")
+    engine = EngineCore.load(xlora_settings(zoo, ordering=ordering))
+    assert any("somebody/else-7b" in warning for warning in engine.info.warnings)
 
 
 def test_an_ordering_file_that_is_no_json_names_line_and_column(zoo, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -238,7 +238,7 @@ CASES: dict[str, tuple[OrderingFile, CheckContext, str, str, str, dict[str, Any]
         XLORA,
         "error",
         "/layers",
-        "The classifier has 8 outputs, the file asks for 6 (2 adapters x 3 layers). Probably layers should hold 4 modules",
+        "has 8 outputs, the file asks for 6 (2 adapters x 3 layers). Probably layers should hold 4 modules",
         {"layers": layers(*PATHS)},
     ),
     "quantized-layer": (

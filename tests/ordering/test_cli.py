@@ -18,12 +18,9 @@ from loradesk_engine.ordering.modules import linear_modules, match_targets, numb
 from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
 
 PROGRAM = (
-    "import argparse, sys\n"
-    "from loradesk_engine.cli.ordering import add_parser\n"
-    "parser = argparse.ArgumentParser('loradesk')\n"
-    "add_parser(parser.add_subparsers())\n"
-    "args = parser.parse_args()\n"
-    "code = args.handler(args)\n"
+    "import sys\n"
+    "from loradesk_engine.cli import main\n"
+    "code = main()\n"
     "assert 'torch' not in sys.modules, 'torch was imported'\n"
     "sys.exit(code)\n"
 )
@@ -148,8 +145,9 @@ def test_create_from_mistral_rs_xlora(zoo: Path, out: Path, capsys: pytest.Captu
     assert "--names is missing" in capsys.readouterr().err
     assert loradesk("create", "--xlora", zoo / "xlora", "--names", "ad_10,ad_1", "-o", out) == 0
     assert OrderingFile.read(out) == OrderingFile(str(zoo / "base"), ["ad_10", "ad_1"], number_layers(EXPECTED))
+    capsys.readouterr()
     assert loradesk("check", out, "--xlora", zoo / "xlora", "--base", zoo / "base", "--json") == 0
-    facts = json.loads(capsys.readouterr().out.partition("\n")[2])
+    facts = json.loads(capsys.readouterr().out)
     assert [finding["rule"] for finding in facts["findings"]] == ["name-contained"]
     assert loradesk("create", "--xlora", zoo / "xlora", "--names", "ad_1,ad_2", "-o", out) == 2
     assert "no adapter 'ad_2'. It has ad_1, ad_10." in capsys.readouterr().err
@@ -350,6 +348,41 @@ def test_malformed_files(command: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert (facts["kind"], facts["field"]) == ("OrderingError", "line 2, column 1")
 
 
+HOSTILE = ["~nobody-of-this-name/x", "a" * 5000, "a\0b", "a/" + "b" * 3000, "a--b..c", "../../x", "/", "."]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_from_a_file_do_no_harm(name: str, zoo: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    OrderingFile(name, [name, "ad_1"], number_layers(EXPECTED), [PreloadAdapter(name, name)]).write(out)
+    assert loradesk("check", out) in (0, 1)
+    assert loradesk("check", out, "--xlora", zoo / "xlora", "--base", zoo / "base", "--json") == 1
+    facts = json.loads(capsys.readouterr().out.rpartition("\n{\n")[2].join(["{", ""]))
+    assert "order-unknown" in [finding["rule"] for finding in facts["findings"]]
+
+
+def test_configurations_of_a_wrong_kind(
+    zoo: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An adapter without weights, whose configuration holds nonsense where PEFT has names and numbers."""
+    values = json.loads((zoo / "first" / "adapter_config.json").read_text())
+    for field, value in (
+        ("target_modules", 3),
+        ("target_modules", [3]),
+        ("layers_to_transform", 1.5),
+        ("layers_to_transform", {"a": 1}),
+        ("layers_pattern", [[]]),
+        ("exclude_modules", "("),
+    ):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(values | {field: value}))
+        assert loradesk("create", "--adapter", tmp_path, "--base", zoo / "base", "-o", out) == 2
+        assert field in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    assert loradesk("create", "--base", tmp_path, "--targets", "c_attn", "-o", out) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"loradesk: {tmp_path}, architectures: The architecture 'GPT2LMHeadModel'")
+    assert not out.exists()
+
+
 # Overwriting, prompts, processes
 
 
@@ -444,7 +477,7 @@ def test_a_person_who_does_not_say_yes(file: Path, out: Path, answer: str) -> No
 
 
 def in_terminal(words: list[str], talk: list[tuple[str, str]]) -> tuple[str, int]:
-    """Run a command in a pseudo-terminal: wait for each question, then type the answer. What was shown, and the code."""
+    """Run a command in a pseudo-terminal, typing each answer after its question: what was shown, and the exit code."""
     import pty
 
     child, terminal = pty.fork()

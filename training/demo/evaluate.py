@@ -242,6 +242,10 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def write(folder: Path, results: dict) -> None:
+    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)

@@ -44,7 +44,9 @@ class AddAdapterDialog(QDialog):
         place.addWidget(browse)
         form = QFormLayout()
         form.setVerticalSpacing(10)
-        form.addRow("&Source", place)
+        source_caption = label("&Source")
+        source_caption.setBuddy(self.source)
+        form.addRow(source_caption, place)
         form.addRow("&Name", self.name)
         buttons = QHBoxLayout()
         buttons.addWidget(self.complaint, 1)
@@ -54,7 +56,11 @@ class AddAdapterDialog(QDialog):
         column.setContentsMargins(20, 18, 20, 18)
         column.setSpacing(14)
         column.addWidget(
-            label("The adapter joins the desk switched off. It must have been trained on this base model.", "muted")
+            label(
+                "The adapter joins the desk switched off. It must have been trained on this base model.",
+                "muted",
+                wrap=True,
+            )
         )
         column.addLayout(form)
         column.addLayout(buttons)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from PySide6.QtCore import QRectF, QSignalBlocker, Qt, Signal
 from PySide6.QtGui import QContextMenuEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QDoubleSpinBox, QFrame, QHBoxLayout, QMenu, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QVBoxLayout, QWidget
 
 from loradesk_app.adapters.fader import STEPS, Fader, Meter
 from loradesk_app.adapters.mix_model import MAX_WEIGHT, UNITY, Channel
 from loradesk_app.adapters.switch import ChannelSwitch
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.labels import ElidedLabel
+from loradesk_app.widgets.spins import decimal_spin
 
 MIN_WIDTH, MAX_WIDTH = 68, 116
 
@@ -44,14 +45,8 @@ class ChannelStrip(QFrame):
         self.fader = Fader(theme)
         self.fader.valueChanged.connect(lambda value: self.weight_requested.emit(value / STEPS))
         self.meter = Meter(theme)
-        self.number = QDoubleSpinBox()
-        self.number.setProperty("kind", "readout")
-        self.number.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
-        self.number.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        self.number.setRange(0, MAX_WEIGHT)
-        self.number.setSingleStep(0.05)
-        self.number.setDecimals(2)
-        self.number.setKeyboardTracking(False)
+        self.number = decimal_spin(0, MAX_WEIGHT)
+        self.number.lineEdit().setTextMargins(4, 0, 0, 0)
         self.number.setToolTip("Weight. Double-click the fader to set it back to 1.")
         self.number.valueChanged.connect(self.weight_requested)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QFocusEvent, QKeyEvent, QTextCursor
+from PySide6.QtGui import QFocusEvent, QKeyEvent, QResizeEvent, QTextCursor
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
-from loradesk_app.widgets.labels import ElidedLabel, label
+from loradesk_app.widgets.labels import label
 
 MAX_LINES = 8
 MAX_HISTORY = 50
+HINT_WIDTH = 420  # narrower, the hint would be cut
 
 
 class MessageEdit(QPlainTextEdit):
@@ -106,8 +107,7 @@ class Composer(QFrame):
         self.sampling_button.setAccessibleName("Sampling settings")
         theme.bind_icon(self.sampling_button, "tune", "muted")
         self.sampling_button.clicked.connect(self.sampling_requested)
-        self.hint = ElidedLabel("", "small")
-        self.hint.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.hint = label("", "small")
         self.send_button = icon_button(theme, "send", "Send (Enter)", role="on_accent", kind="send")
         self.send_button.clicked.connect(self._submit)
         self.stop_button = icon_button(theme, "stop", "Stop answering (Esc)", role="surface", kind="stop")
@@ -125,7 +125,8 @@ class Composer(QFrame):
         row = QHBoxLayout()
         row.setSpacing(8)
         row.addWidget(self.sampling_button)
-        row.addWidget(self.hint, 1)
+        row.addStretch(1)
+        row.addWidget(self.hint)
         row.addWidget(self.stop_button)
         row.addWidget(self.send_button)
         column = QVBoxLayout(self)
@@ -137,6 +138,10 @@ class Composer(QFrame):
         self.set_busy(False)
         self.set_editing(False)
         self.set_send_key("enter")
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.hint.setVisible(self.width() >= HINT_WIDTH)
 
     def text(self) -> str:
         return self.edit.toPlainText()

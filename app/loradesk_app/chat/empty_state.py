@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QGridLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from loradesk_app.theme import Theme, logo
-from loradesk_app.widgets.buttons import push_button
 from loradesk_app.widgets.labels import label
 
 DEMO_EXAMPLES = (
@@ -24,7 +23,35 @@ ANY_EXAMPLES = (
     "Write three short titles for a story about the sea.",
     "Turn this into JSON: Anna is 31 and lives in Rome.",
 )
+PADDING = 15  # of the style sheet, left and right, border included
 TWO_COLUMNS, ONE_COLUMN = 560, 480
+
+
+class ExampleButton(QPushButton):
+    """A prompt to click; a text too long for the width ends in an ellipsis, and is the tooltip."""
+
+    def __init__(self, prompt: str) -> None:
+        super().__init__()
+        self.prompt = prompt
+        self.setProperty("kind", "example")
+        self.setAutoDefault(False)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self.setAccessibleName(prompt)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+
+    def sizeHint(self) -> QSize:
+        metrics = self.fontMetrics()
+        return QSize(metrics.horizontalAdvance(self.prompt) + 2 * PADDING, metrics.height() + 26)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(120, self.sizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        room = self.width() - 2 * PADDING + 2
+        text = self.fontMetrics().elidedText(self.prompt, Qt.TextElideMode.ElideRight, room)
+        self.setText(text.replace("&", "&&"))
+        self.setToolTip(self.prompt if text != self.prompt else "")
 
 
 class EmptyState(QScrollArea):
@@ -36,6 +63,7 @@ class EmptyState(QScrollArea):
         super().__init__(parent)
         self._theme = theme
         self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         content = QWidget()
         self._mark = QLabel()
         self._mark.setPixmap(logo(52, 2.0))
@@ -58,7 +86,7 @@ class EmptyState(QScrollArea):
         column.setAlignment(self.examples, Qt.AlignmentFlag(0))
         column.addStretch(2)
         self.setWidget(content)
-        self._buttons = []
+        self._buttons: list[ExampleButton] = []
         self.set_model("", "none", demo=False)
 
     def set_model(self, name: str, mode: str, demo: bool) -> None:
@@ -77,15 +105,14 @@ class EmptyState(QScrollArea):
             button.deleteLater()
         self._buttons = []
         for text in DEMO_EXAMPLES if demo or not name else ANY_EXAMPLES:
-            button = push_button(text.replace("&", "&&"), "example")
-            button.setCursor(Qt.CursorShape.PointingHandCursor)
+            button = ExampleButton(text)
             button.clicked.connect(lambda _checked=False, text=text: self.example_chosen.emit(text))
             self._buttons.append(button)
         self._place()
 
     def buttons(self) -> list[str]:
         """The prompts offered now."""
-        return [button.text() for button in self._buttons]
+        return [button.prompt for button in self._buttons]
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)

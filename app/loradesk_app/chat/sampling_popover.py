@@ -21,6 +21,7 @@ from loradesk_app.chat.presets import DEFAULT, preset_name, presets
 from loradesk_app.widgets.buttons import push_button
 from loradesk_app.widgets.labels import label
 from loradesk_app.widgets.segmented import Segmented
+from loradesk_app.widgets.spins import decimal_spin, whole_spin
 from loradesk_engine.commands import Sampling
 
 MAX_SEED = 2**31 - 1  # what a QSpinBox holds; the engine takes more
@@ -125,19 +126,12 @@ class SamplingPopover(QFrame):
     ) -> QSpinBox | QDoubleSpinBox:
         field: QSpinBox | QDoubleSpinBox
         if name in _WHOLE:
-            field = QSpinBox()
-            field.setRange(int(low), int(high))
-            field.setSingleStep(int(step))
+            field = whole_spin(int(low), int(high), int(step), lowest)
         else:
-            field = QDoubleSpinBox()
-            field.setDecimals(2)
-            field.setRange(low, high)
-            field.setSingleStep(step)
-        field.setSpecialValueText(lowest)
+            field = decimal_spin(low, high, step, lowest)
         field.setToolTip(tip)
         field.setAccessibleName(name.replace("_", " "))
         field.setMinimumWidth(170)
-        field.setKeyboardTracking(False)
         field.valueChanged.connect(lambda value, name=name: self._edit(name, value))
         return field
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QTimer, Signal
 from PySide6.QtGui import QEnterEvent, QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
@@ -33,7 +33,7 @@ class QuestionView(QWidget):
         self._bubble = QFrame()
         self._bubble.setProperty("kind", "bubble")
         inner = QHBoxLayout(self._bubble)
-        inner.setContentsMargins(14, 9, 14, 9)
+        inner.setContentsMargins(14, 10, 14, 8)
         inner.addWidget(self.text)
         self.copy_button = icon_button(theme, "copy", "Copy this message", kind="quiet")
         self.copy_button.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.text.toPlainText()))
@@ -47,8 +47,8 @@ class QuestionView(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(2)
         row.addStretch(1)
-        row.addWidget(self.copy_button, 0, Qt.AlignmentFlag.AlignBottom)
-        row.addWidget(self.edit_button, 0, Qt.AlignmentFlag.AlignBottom)
+        row.addWidget(self.copy_button)
+        row.addWidget(self.edit_button)
         row.addSpacing(4)
         row.addWidget(self._bubble)
 
@@ -67,7 +67,7 @@ class QuestionView(QWidget):
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         room = int(self.width() * 0.86) - 80
-        self._bubble.setFixedWidth(max(60, min(room, self.text.natural_width() + 34)))
+        self._bubble.setFixedWidth(max(44, min(room, self.text.natural_width() + 34)))
 
 
 class AnswerView(QWidget):
@@ -101,12 +101,12 @@ class AnswerView(QWidget):
 
         self._footer = QWidget()
         footer = QHBoxLayout(self._footer)
-        footer.setContentsMargins(-6, 0, 0, 0)  # the icon, not its frame, stands under the text
+        footer.setContentsMargins(0, 0, 0, 0)
         footer.setSpacing(2)
+        footer.addWidget(self.stats)
+        footer.addSpacing(6)
         footer.addWidget(self.copy_button)
         footer.addWidget(self.regenerate_button)
-        footer.addSpacing(6)
-        footer.addWidget(self.stats)
         footer.addStretch(1)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -140,7 +140,8 @@ class AnswerView(QWidget):
             self.problem.hide()
 
     def set_last(self, last: bool, busy: bool) -> None:
-        self.regenerate_button.setVisible(last and not busy)
+        # A failed answer has its own button for this.
+        self.regenerate_button.setVisible(last and not busy and self.problem.isHidden())
 
     def _show_waiting(self, turn: Turn) -> None:
         if turn.is_open and not turn.text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -19,7 +19,6 @@ from PySide6.QtWidgets import (
     QMenu,
     QScrollArea,
     QSizePolicy,
-    QSpinBox,
     QStackedWidget,
     QTableView,
     QVBoxLayout,
@@ -36,12 +35,13 @@ from loradesk_app.widgets.buttons import icon_button, push_button
 from loradesk_app.widgets.labels import label
 from loradesk_app.widgets.problem_box import ProblemBox
 from loradesk_app.widgets.segmented import Segmented
+from loradesk_app.widgets.spins import whole_spin
 from loradesk_engine.commands import LoadSettings
 
 if TYPE_CHECKING:
     from loradesk_engine.events import LoadFailed, LoadProgressed
 
-DTYPES = (("auto", "Automatic"), ("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"))
+DTYPES = (("auto", "Automatic precision"), ("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"))
 LABEL_WIDTH = 118
 
 
@@ -58,7 +58,7 @@ class LoaderDialog(QDialog):
         self._loading = False
         self._asked = False
 
-        self.recent_button = push_button("Recent")
+        self.recent_button = push_button(" Recent", "menu")
         theme.bind_icon(self.recent_button, "clock", "muted")
         self._recent_menu = QMenu(self.recent_button)
         self.recent_button.setMenu(self._recent_menu)
@@ -102,8 +102,10 @@ class LoaderDialog(QDialog):
         self.dtype.setAccessibleName("Precision")
         for key, text in DTYPES:
             self.dtype.addItem(text, key)
-        self.context = _spin("Context", 0, 1_048_576, 1024, "the model's own", " tokens")
-        self.non_granular = _spin("Freeze scalings after", 0, 100_000, 1, "never", " tokens")
+        self.context = whole_spin(0, 1_048_576, 1024, "the model's own", " tokens")
+        self.context.setAccessibleName("Context")
+        self.non_granular = whole_spin(0, 100_000, 1, "never", " tokens")
+        self.non_granular.setAccessibleName("Freeze scalings after")
         self.set_devices(devices)
 
         self.problem = ProblemBox(theme)
@@ -169,7 +171,7 @@ class LoaderDialog(QDialog):
         """The devices that the engine found."""
         chosen = self.device.currentData() or "auto"
         self.device.clear()
-        self.device.addItem("Automatic", "auto")
+        self.device.addItem("Automatic device", "auto")
         for device in devices:
             self.device.addItem(device, device)
         self.device.setCurrentIndex(max(0, self.device.findData(chosen)))
@@ -191,6 +193,10 @@ class LoaderDialog(QDialog):
         if self._loading or not self._check():
             return
         self.load_requested.emit(self.form().settings())
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self.load_button.setFocus()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if dropped_path(event) and not self._loading:
@@ -295,6 +301,7 @@ class LoaderDialog(QDialog):
             ("Adapters", self.mode, [self._demo_adapters, self._mode_pages, self._ordering_form]),
         ):
             row = QHBoxLayout()
+            row.setSpacing(12)
             heading = label(caption, "heading")
             heading.setMinimumWidth(LABEL_WIDTH)
             row.addWidget(heading)
@@ -335,7 +342,7 @@ class LoaderDialog(QDialog):
         column.addLayout(head)
         column.addWidget(scroll, 1)
         column.addLayout(bottom)
-        self.resize(640, 600)
+        self.resize(640, 660)
         self.setMinimumSize(520, 440)
 
     def _arrange(self) -> None:
@@ -430,6 +437,7 @@ def _caption(text: str, field: QWidget) -> QWidget:
     caption = label(text, "muted")
     caption.setBuddy(field)
     caption.setMinimumWidth(LABEL_WIDTH)
+    caption.setMinimumHeight(field.sizeHint().height())  # the text stands level with the field's
     return caption
 
 
@@ -438,16 +446,6 @@ def _line(name: str, placeholder: str) -> QLineEdit:
     line.setAccessibleName(name)
     line.setPlaceholderText(placeholder)
     return line
-
-
-def _spin(name: str, low: int, high: int, step: int, lowest: str, suffix: str) -> QSpinBox:
-    spin = QSpinBox()
-    spin.setAccessibleName(name)
-    spin.setRange(low, high)
-    spin.setSingleStep(step)
-    spin.setSpecialValueText(lowest)
-    spin.setSuffix(suffix)
-    return spin
 
 
 def _adapter_table(model: AdapterListModel) -> QTableView:

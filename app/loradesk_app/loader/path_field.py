@@ -46,6 +46,7 @@ class PathField(QWidget):
             menu = QMenu(self.browse)
             menu.addAction("Folder…", self._browse_folder)
             menu.addAction("File…", self._browse_file)
+            self.browse.setProperty("kind", "menu")
             self.browse.setMenu(menu)
         else:
             self.browse.clicked.connect(self._browse_folder if folders else self._browse_file)

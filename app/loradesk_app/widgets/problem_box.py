@@ -52,14 +52,15 @@ class ProblemBox(QFrame):
 
         head = QHBoxLayout()
         head.setSpacing(4)
-        head.addWidget(self.sentence, 1)
+        head.addWidget(self.sentence, 1, Qt.AlignmentFlag.AlignVCenter)
         head.addWidget(self.copy_button, 0, Qt.AlignmentFlag.AlignTop)
         head.addWidget(self.close_button, 0, Qt.AlignmentFlag.AlignTop)
         column = QVBoxLayout(self)
-        column.setContentsMargins(14, 10, 10, 12)
+        column.setContentsMargins(16, 12, 12, 12)
         column.setSpacing(6)
         column.addLayout(head)
         column.addLayout(grid)
+        column.addSpacing(2)
         column.addWidget(self.action_button, 0, Qt.AlignmentFlag.AlignLeft)
         self.hide()
 

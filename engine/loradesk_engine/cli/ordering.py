@@ -24,6 +24,7 @@ from loradesk_engine.cli.ordering_sources import (
     read_base,
     read_loras,
     read_xlora_checkpoint,
+    supported,
 )
 from loradesk_engine.errors import LoradeskError, OrderingError
 from loradesk_engine.ordering import build
@@ -105,7 +106,7 @@ def create(args: argparse.Namespace) -> Result:
         base_id = args.base or ask("Base model (hub id or folder)", "--base")
         ordering = OrderingFile(base_id, _names(args), None, preloads)
     else:
-        base = _base(args)
+        base = supported(_base(args))
         targets = args.target_pattern or _targets(args, base)
         ordering = build.create(base.model_id, base.config, targets, order=_names(args), preload_adapters=preloads)
     if args.base_id is not None:
@@ -120,10 +121,11 @@ def _create_from_xlora(args: argparse.Namespace, preloads: Sequence[PreloadAdapt
     if base is None:  # the adapters may say which base they are for, but then their weights have to be here
         adapters = read_xlora_checkpoint(args.xlora, names)
         base = _trained_base(args, adapters)
+    supported(base)
     adapters = read_xlora_checkpoint(args.xlora, names, base.config)
     if names is None:
         names = list(adapters.order or ()) or ask_list(
-            f"Adapter names ({TRAINING_ORDER})", "--names", names=list(adapters.modules)
+            "Adapter names", "--names", hint=TRAINING_ORDER, names=list(adapters.modules)
         )
         adapters = read_xlora_checkpoint(args.xlora, names, base.config)
     missing = [name for name in names if name not in adapters.modules]
@@ -148,7 +150,7 @@ def _create_from_loras(args: argparse.Namespace, preloads: Sequence[PreloadAdapt
     base = read_base(args.base) if args.base else None
     if base is None:
         base = _trained_base(args, read_loras(sources, None))
-    adapters = read_loras(sources, base.config)
+    adapters = read_loras(sources, supported(base).config)
     modules = frozenset().union(*adapters.modules.values())
     order = _names(args) if args.names is not None else list(sources)
     return build.create_from_modules(base.model_id, base.config, modules, order=order, preload_adapters=preloads)
@@ -175,8 +177,8 @@ def _targets(args: argparse.Namespace, base: Base) -> str | list[str]:
     names = target_names(base.config)
     targets = split_list(args.targets) if args.targets is not None else []
     if not targets:
-        question = f"Target modules, separated by commas ({', '.join(names)}, or {ALL_LINEAR})"
-        targets = ask_list(question, "--targets", names=(*names, ALL_LINEAR))
+        hint = f"The model has {', '.join(names)}; {ALL_LINEAR} is all but lm_head."
+        targets = ask_list("Target modules", "--targets", hint=hint, names=(*names, ALL_LINEAR))
     return ALL_LINEAR if [target.casefold() for target in targets] == [ALL_LINEAR] else targets
 
 
@@ -184,8 +186,8 @@ def _names(args: argparse.Namespace) -> list[str] | None:
     """Names for `order`; None leaves it out."""
     if args.names is not None:
         return split_list(args.names)
-    question = "Adapter names, separated by commas (in the order of training for X-LoRA; empty: none)"
-    return ask_list(question, "--names", optional=True) or None
+    hint = f"{TRAINING_ORDER} For LoRA they are the adapters active at first; empty leaves order out."
+    return ask_list("Adapter names", "--names", hint=hint, optional=True) or None
 
 
 # rename
@@ -214,9 +216,8 @@ def rename(args: argparse.Namespace) -> Result:
         names = split_list(args.names) if args.names is not None else []
         if not names:
             old = list(before.order or ())
-            names = ask_list(
-                f"New adapter names (now {', '.join(old) or 'none'}). {TRAINING_ORDER}", "--names", names=old
-            )
+            hint = f"They are {', '.join(old) or 'none'} now. {TRAINING_ORDER}"
+            names = ask_list("New adapter names", "--names", hint=hint, names=old)
         after = build.set_order(before, names)
     return _save(args, after, before, f"order {', '.join(after.order or ()) or 'absent'}")
 
@@ -242,7 +243,7 @@ def preload(args: argparse.Namespace) -> Result:
     before = after = _read(args)
     added = [_preload_pair(text, "--add") for text in args.add]
     if not (args.add or args.change or args.remove):
-        names = ask_list("Names of the adapters to preload, separated by commas", "--add")
+        names = ask_list("Names of the adapters to preload", "--add")
         source = ask("Hub id or folder that they are loaded from", "--add")
         added = [PreloadAdapter(name, source) for name in names]
     for name in args.remove:
@@ -436,7 +437,7 @@ def _save(
         if args.json:
             raise LoradeskError("Standard output cannot hold both.", field="--output", remedy="Leave out --json.")
         return Result([ordering.dumps().removesuffix("\n")])
-    path = Path(target).expanduser()
+    path = Path(os.path.expanduser(target))
     allowed = args.force or getattr(args, "in_place", False)
     if path.exists() and not allowed and not confirm(f"{path} exists. Overwrite it?"):
         raise LoradeskError(

@@ -23,8 +23,14 @@ def can_ask() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def ask(question: str, flag: str, *, complete: Complete | None = None, optional: bool = False) -> str:
+def ask(
+    question: str, flag: str, *, hint: str | None = None, complete: Complete | None = None, optional: bool = False
+) -> str:
     """The answer to a question; an empty one is asked again unless it is optional.
+
+    Args:
+        hint: a line shown before the question.
+        complete: what a word that has been begun may become.
 
     Raises:
         MissingFlagError: there is no terminal, or the input has ended.
@@ -33,6 +39,8 @@ def ask(question: str, flag: str, *, complete: Complete | None = None, optional:
         if optional:
             return ""
         raise MissingFlagError(f"{flag} is missing.", remedy="Give it, or run the command in a terminal to be asked.")
+    if hint is not None:
+        print(hint, file=sys.stderr)
     while True:
         try:
             with _Completion(complete):
@@ -43,9 +51,13 @@ def ask(question: str, flag: str, *, complete: Complete | None = None, optional:
             return answer
 
 
-def ask_list(question: str, flag: str, *, names: Sequence[str] = (), optional: bool = False) -> list[str]:
+def ask_list(
+    question: str, flag: str, *, hint: str | None = None, names: Sequence[str] = (), optional: bool = False
+) -> list[str]:
     """A list separated by commas; the names are completed. Raises as `ask`."""
-    return split_list(ask(question, flag, complete=lambda word: _starting(names, word), optional=optional))
+    question = f"{question}, separated by commas"
+    answer = ask(question, flag, hint=hint, complete=lambda word: _starting(names, word), optional=optional)
+    return split_list(answer)
 
 
 def ask_path(question: str, flag: str) -> str:

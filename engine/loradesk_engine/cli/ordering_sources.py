@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,33 +52,48 @@ def read_base(source: str) -> Base:
     Raises:
         ConfigError: no config.json there, or it is malformed. HubError: the hub does not give it.
     """
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
+    path = _path(source)
+    if path.suffix == ".gguf" and _exists(path):
         raise ConfigError(
             "The ordering tools do not read GGUF files.",
             file=path,
             remedy="Give the hub id or folder of the model that it was made from.",
         )
-    if path.is_dir():
+    if _exists(path) and path.is_dir():
         return Base(source, read_json_object(path / "config.json", error=ConfigError))
-    if path.is_file():
-        return Base(
-            str(path.parent) if path.name == "config.json" else source, read_json_object(path, error=ConfigError)
-        )
+    if _exists(path):
+        model_id = str(path.parent) if path.name == "config.json" else source
+        return Base(model_id, read_json_object(path, error=ConfigError))
     return Base(source, read_json_object(_from_hub(source, lambda hub: _one_file(hub, source)), error=ConfigError))
 
 
 def cached_base(model_id: str) -> Base | None:
     """The configuration of a base that is on this machine; None if it is not. The network is not used."""
-    path = Path(model_id).expanduser()
-    if model_id and (path / "config.json").is_file():
+    if model_id and _exists(_path(model_id) / "config.json"):
         return read_base(model_id)
     if not HUB_ID.fullmatch(model_id):
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model_id, "config.json")
+    try:
+        found = try_to_load_from_cache(model_id, "config.json")
+    except (ValueError, OSError):  # an id that the hub does not allow, or longer than a file name may be
+        return None
     return Base(model_id, read_json_object(found, error=ConfigError)) if isinstance(found, str) else None
+
+
+def supported(base: Base) -> Base:
+    """The same base, if its layers are known.
+
+    Raises:
+        ConfigError: unsupported architecture or missing counts; names the base.
+    """
+    try:
+        linear_modules(base.config)
+    except ConfigError as problem:
+        remedy = problem.remedy or "Is this the config.json of a language model?"
+        raise ConfigError(problem.problem, file=base.model_id, field=problem.field, remedy=remedy) from None
+    return base
 
 
 def read_loras(sources: Mapping[str, str], config: Mapping[str, Any] | None) -> Adapters:
@@ -137,12 +153,14 @@ def _find_lora(
     """Modules and base of one adapter of a checkpoint; None when the checkpoint has none of this name."""
     candidates = [folder / "adapters" / name, folder / name] if Path(name).name == name else []
     if listed is not None:
-        candidates = [folder / listed, Path(listed).expanduser(), *candidates]
+        candidates = [folder / listed, _path(listed), *candidates]
     for candidate in candidates:
-        if (candidate / CONFIG_NAME).is_file():
+        if _exists(candidate / CONFIG_NAME):
             return _read_lora(candidate, config)
     try:
         adapter = find_adapter(folder, name, names)
+    except (OSError, ValueError):
+        return None  # a name that no file can have
     except AdapterError as problem:
         if problem.field == "order" and problem.problem.startswith("No adapter named"):
             return None  # the checker says so, with the names that there are
@@ -167,26 +185,47 @@ def _read_lora(source: Path, config: Mapping[str, Any] | None) -> tuple[frozense
             file=source,
             remedy="Give the base model.",
         )
-    options = {key: values.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules")}
+    options = {"layers_to_transform": _choice(values, "layers_to_transform", int, file)}
+    options |= {key: _choice(values, key, str, file) for key in ("layers_pattern", "exclude_modules")}
     paths = match_targets(linear_modules(config), targets, **options)
     return frozenset(paths), base if isinstance(base, str) and base else None
+
+
+def _choice(values: Mapping[str, Any], field: str, kind: type, file: Path) -> Any:
+    """One value of a kind, a list of them, or null."""
+    value = values.get(field)
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(item) is kind for item in items):
+        raise AdapterError(f"{value!r:.80} is not of the expected type.", file=file, field=field)
+    return value
 
 
 def _subfolders(folder: Path) -> list[str]:
     """Names of the folders that hold an adapter, numbers in their natural order."""
     names = [path.parent.name for root in (folder / "adapters", folder) for path in root.glob(f"*/{CONFIG_NAME}")]
-    return sorted(set(names), key=lambda name: [(int(part or 0), text) for text, part in _NATURAL.findall(name)])
+    return sorted(set(names), key=_natural)
 
 
-_NATURAL = re.compile(r"([^0-9]*)([0-9]*)")
+def _natural(name: str) -> list[tuple[str, int, str]]:
+    """Sorts adapter_2 before adapter_10."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", name)
+    return [(text, len(number.lstrip("0")), number) for text, number in parts]
 
 
 def _local(source: str) -> Path:
     """The folder of an adapter or checkpoint; of a hub id, a folder with its configurations."""
-    path = Path(source).expanduser()
-    if path.exists():
+    path = _path(source)
+    if _exists(path):
         return path
     return Path(_from_hub(source, lambda hub: hub.snapshot_download(source, allow_patterns=list(CONFIGS))))
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # Path.expanduser raises for ~ and a user that does not exist
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # Path.exists raises for names that are too long; ids and names come from files
 
 
 def _one_file(hub: Any, repository: str) -> str:

@@ -85,6 +85,7 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
         folder: Path | None = None
         for item in files:
             name = item.rfilename
+            progress(f"Downloading {name}", min(1.0, done / total))
 
             class _Bar(_ProgressBar):
                 report = staticmethod(
@@ -93,10 +94,12 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
                     )
                 )
 
-            path = hf_hub_download(repo, name, revision=info.sha or revision, token=token, tqdm_class=_Bar)
-            folder = Path(path).parents[len(Path(name).parts) - 1]
+            path = Path(hf_hub_download(repo, name, revision=revision, token=token, tqdm_class=_Bar))
+            parent = path.parents[len(Path(name).parts) - 1]
+            if folder is not None and parent != folder:
+                raise HubError("The repository changed while it was downloaded.", file=repo, remedy="Load it again.")
+            folder = parent
             done += item.size or 0
-            progress(f"Downloading {name}", min(1.0, done / total))
         if folder is None:
             raise HubError("The repository holds no safetensors or JSON files.", file=repo)
         return folder
@@ -126,17 +129,17 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
 
 def _from_cache(repo: str, revision: str | None, problem: Exception) -> Path:
     """What an earlier download left, when there is no network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise HubError(
-            f"The hub cannot be reached, and the repository is not in the cache: {problem}",
-            file=repo,
-            remedy="Check the network, or choose a local folder.",
-        ) from None
+    for name in ("config.json", "adapter_config.json", "xlora_config.json"):
+        path = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent
+    raise HubError(
+        f"The hub cannot be reached, and the repository is not in the cache: {problem}.",
+        file=repo,
+        remedy="Check the network, or choose a local folder.",
+    )
 
 
 def _wanted(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import sys
 import time
@@ -11,9 +12,11 @@ from types import FrameType
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import loopcontrols
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from loradesk_engine.commands import Message
 from loradesk_engine.errors import TemplateError
@@ -27,29 +30,134 @@ class _TooMuch(Exception):
     """A limit was passed; carries the sentence for the user."""
 
 
+# What a chat template needs; left out is what pads to any width or repeats a value, since no clock is looked at inside.
+FILTERS = (
+    "abs attr capitalize count d default dictsort e escape first float forceescape groupby int items join last length "
+    "list lower map max min reject rejectattr replace reverse round safe select selectattr sort string title tojson "
+    "trim unique upper urlencode wordcount"
+).split()
+UNSAFE_TEXT_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "translate", "zfill")
+
+
 class _Environment(ImmutableSandboxedEnvironment):
-    """Also refuses the operators and filters that make huge values in one step, where no clock is looked at."""
+    """Jinja's immutable sandbox that also refuses to make huge values in one step."""
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], finalize=_limited)
+        filters = {name: self.filters[name] for name in FILTERS}
+        self.filters = filters | {
+            "tojson": _to_json,
+            "join": _sized(filters["join"], lambda value, between="", *rest, **options: _joined(value, between)),
+            "replace": _sized(filters["replace"], lambda value, old, new, *rest: _replaced(value, old, new)),
+            "string": _sized(filters["string"], size_of),
+            "_concat": _concat,
+        }
+        self.globals = {
+            "range": self.globals["range"],
+            "dict": dict,
+            "namespace": self.globals["namespace"],
+            "raise_exception": _raise_exception,
+            "strftime_now": lambda pattern: datetime.datetime.now().strftime(str(pattern)[:100]),
+        }
+
+    def _generate(self, source: nodes.Template, name: Any, filename: Any, defer_init: bool = False) -> str:
+        # `a ~ b` is compiled to a function of Jinja's own that nothing can stop: make it a filter
+        return super()._generate(_ConcatToFilter().visit(source), name, filename, defer_init)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str) and attr in UNSAFE_TEXT_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        text = getattr(obj, "__self__", None)
+        if isinstance(text, str) and len(args) >= 1:
+            method = getattr(obj, "__name__", "")
+            if method == "replace" and len(args) >= 2:
+                _refuse_large(_replaced(text, args[0], args[1]))
+            elif method == "join":
+                _refuse_large(_joined(args[0], text))
+        return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             raise SecurityError("powers are not allowed in a chat template")
-        if operator == "*":
-            if isinstance(left, str | list | tuple) and isinstance(right, int):
-                size = len(left) * max(right, 0)
-            elif isinstance(right, str | list | tuple) and isinstance(left, int):
-                size = len(right) * max(left, 0)
-            else:
-                size = len(str(left)) + len(str(right)) if isinstance(left, int) and isinstance(right, int) else 0
-            if size > MAX_RENDERED_CHARACTERS:
-                raise _TooMuch("It makes a value that is too large.")
-        joins = operator == "+" and isinstance(left, str | list) and isinstance(right, str | list)
-        if joins and len(left) + len(right) > MAX_RENDERED_CHARACTERS:
-            raise _TooMuch("It makes a value that is too large.")
         if operator == "%" and isinstance(left, str):
             raise SecurityError("%-formatting is not allowed in a chat template")
+        if operator == "*":
+            for value, count in ((left, right), (right, left)):
+                if isinstance(value, str | list | tuple) and isinstance(count, int):
+                    _refuse_large(len(value) * max(count, 0))
+        if operator in "*+" and isinstance(left, int) and isinstance(right, int):
+            _refuse_large(left.bit_length() + right.bit_length())
+        if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+            _refuse_large(len(left) + len(right))
         return super().call_binop(context, operator, left, right)
+
+
+class _ConcatToFilter(NodeTransformer):
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return nodes.Filter(nodes.List(node.nodes), "_concat", [], [], None, None, lineno=node.lineno)
+
+
+def size_of(value: object) -> int:
+    """Characters that a value has at least when it is written out; counting stops past the limit.
+
+    A list that holds another list many times over is small in memory and endless on paper.
+    """
+    size, left = 0, [value]
+    while left and size <= MAX_RENDERED_CHARACTERS:
+        one = left.pop()
+        if isinstance(one, str):
+            size += len(one)
+        elif isinstance(one, dict):
+            size += 2
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple):
+            size += 2
+            left += one
+        else:
+            size += 1
+    return size
+
+
+def _refuse_large(size: int) -> None:
+    if size > MAX_RENDERED_CHARACTERS:
+        raise _TooMuch("It makes a value that is too large.")
+
+
+def _limited(value: object) -> object:
+    _refuse_large(size_of(value))
+    return value
+
+
+def _joined(parts: Any, between: object) -> int:
+    return size_of(list(parts)) + len(str(between)) * len(parts) if hasattr(parts, "__len__") else 0
+
+
+def _replaced(text: object, old: object, new: object) -> int:
+    _refuse_large(size_of(text))
+    return len(str(text)) + str(text).count(str(old)) * len(str(new))
+
+
+def _sized(function: Callable[..., Any], size: Callable[..., int]) -> Callable[..., Any]:
+    """A filter that first looks how large its result would be; keeps the marks by which Jinja passes its context."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        values = args[1:] if hasattr(function, "jinja_pass_arg") else args
+        _refuse_large(size(*values, **options))
+        return function(*args, **options)
+
+    return checked
+
+
+def _concat(parts: list[Any]) -> str:
+    _refuse_large(size_of(parts))
+    return "".join(map(str, parts))
 
 
 class ChatTemplate:
@@ -69,17 +177,10 @@ class ChatTemplate:
         self.special_tokens = special_tokens
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise TemplateError(f"The template is {len(source):,} characters long.", file=file, field="chat_template")
-        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        for name in ("center", "format", "indent", "wordwrap", "xmlattr", "pprint"):
-            environment.filters.pop(name, None)  # they pad to any width, and no chat template needs them
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(str(pattern)[:100])
-        environment.globals.pop("lipsum", None)
-        environment.globals.pop("cycler", None)
+        environment = _Environment()
         try:
             self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as problem:
+        except (jinja2.TemplateError, RecursionError, _TooMuch) as problem:
             raise TemplateError(f"The template is not valid: {problem}.", file=file, field="chat_template") from None
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
@@ -142,6 +243,8 @@ def _raise_exception(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
+def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """Plain JSON: Jinja's own filter escapes for HTML, which a model was not trained on."""
-    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else max(0, min(int(indent), 8)))
+    _refuse_large(size_of(value))
+    width = None if indent is None else max(0, min(int(indent), 8))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=width)

@@ -1,0 +1,216 @@
+"""The mixing desk: switches, faders, solo, meters, and what is sent to the engine."""
+
+from __future__ import annotations
+
+import pytest
+from loradesk_app.adapters.mix_model import MixModel
+from loradesk_app.adapters.switch import readable_on
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QColor
+from PySide6.QtTest import QTest
+
+from loradesk_engine.commands import Activate, AdapterSource, AddAdapter, ChatRequest, RemoveAdapter
+from loradesk_engine.demo import demo_settings
+from loradesk_engine.events import AdaptersActivated, AdaptersChanged, CommandFailed, Problem
+
+
+@pytest.fixture
+def model(qapp, qtmodeltester, script):
+    model = MixModel()
+    model.set_adapters([script.adapter_info(name) for name in script.ADAPTERS], "lora")
+    yield model
+    qtmodeltester.check(model, force_py=True)
+
+
+@pytest.fixture
+def lora(make_window):
+    """A window with the demo pack in LoRA mode: arithmetic is on."""
+    return make_window(demo_settings("lora"))
+
+
+def sent(qtbot, worker) -> dict[str, float]:
+    """The newest weights, once the throttle has let them through."""
+    QTest.qWait(80)
+    return dict(worker.commands(Activate)[-1].weights)
+
+
+def test_all_are_on_in_xlora_and_none_in_lora(model, script):
+    assert model.weights() == {}
+    model.set_adapters([script.adapter_info("a"), script.adapter_info("b")], "xlora")
+    assert model.weights() == {"a": 1.0, "b": 1.0}
+
+
+def test_solo_wins_over_switches_and_gives_them_back(model):
+    model.set_on(0, True)
+    model.set_solo(2, True)
+    assert model.weights() == {"json": 1.0}
+    model.solo_only(3)
+    assert model.weights() == {"bard": 1.0}
+    model.solo_only(3)
+    assert model.weights() == {"arithmetic": 1.0}
+
+
+def test_an_echo_does_not_pull_back_a_fader(model):
+    model.set_on(0, True)
+    for weight in (0.5, 0.7):
+        model.set_weight(0, weight)
+        model.note_sent(model.weights())
+    model.take_activation({"arithmetic": 0.5})
+    assert model.channel(0).weight == 0.7
+    model.take_activation({"arithmetic": 0.7})
+    model.take_activation({"capitals": 2.0})  # somebody else's, over HTTP
+    assert model.weights() == {"capitals": 2.0}
+
+
+def test_weights_stay_in_range(model):
+    model.set_weight(0, 7)
+    model.set_weight(1, -1)
+    assert (model.channel(0).weight, model.channel(1).weight) == (2.0, 0.0)
+
+
+def test_adapters_that_stay_keep_their_faders(model, script):
+    model.set_on(1, True)
+    model.set_weight(1, 0.4)
+    model.update_adapters([script.adapter_info("new"), script.adapter_info("capitals")])
+    assert model.weights() == {"capitals": 0.4}
+
+
+def test_the_engine_says_what_is_active_at_first(lora):
+    strips = lora.adapters.strips
+    assert [strip.switch.isChecked() for strip in strips] == [True, False, False, False]
+    assert lora.adapters.count.text() == "1 of 4 on"
+
+
+def test_a_click_switches_an_adapter(lora, worker, qtbot):
+    qtbot.mouseClick(lora.adapters.strips[2].switch, Qt.MouseButton.LeftButton)
+    assert sent(qtbot, worker) == {"arithmetic": 1.0, "json": 1.0}
+
+
+def test_shift_click_is_solo(lora, worker, qtbot):
+    switch = lora.adapters.strips[3].switch
+    qtbot.mouseClick(switch, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.ShiftModifier)
+    assert sent(qtbot, worker) == {"bard": 1.0}
+    assert not switch.isChecked()
+    qtbot.mouseClick(lora.adapters.strips[3].solo, Qt.MouseButton.LeftButton)
+    assert sent(qtbot, worker) == {"arithmetic": 1.0}
+
+
+def test_dragging_a_fader_sends_throttled_weights_and_the_last_one(lora, worker, qtbot):
+    fader = lora.adapters.strips[0].fader
+    middle = fader.width() // 2
+    start, end = QPoint(middle, round(fader.y_of(100))), QPoint(middle, round(fader.y_of(40)))
+    qtbot.mousePress(fader, Qt.MouseButton.LeftButton, pos=start)
+    for step in range(1, 11):
+        qtbot.mouseMove(fader, start + (end - start) * step / 10)
+    qtbot.mouseRelease(fader, Qt.MouseButton.LeftButton, pos=end)
+    assert sent(qtbot, worker)["arithmetic"] == pytest.approx(0.4, abs=0.02)
+    assert lora.adapters.strips[0].number.value() == pytest.approx(0.4, abs=0.02)
+    assert len(worker.commands(Activate)) < 10
+
+
+def test_a_double_click_sets_a_fader_back_to_one(lora, worker, qtbot):
+    strip = lora.adapters.strips[0]
+    strip.number.setValue(1.7)
+    assert strip.fader.value() == 170
+    qtbot.mouseDClick(strip.fader, Qt.MouseButton.LeftButton)
+    assert sent(qtbot, worker) == {"arithmetic": 1.0}
+
+
+def test_faders_move_by_keys(lora, worker, qtbot):
+    fader = lora.adapters.strips[0].fader
+    qtbot.keyClick(fader, Qt.Key.Key_Up)
+    assert sent(qtbot, worker) == {"arithmetic": 1.05}
+    qtbot.keyClick(fader, Qt.Key.Key_0)
+    assert sent(qtbot, worker) == {"arithmetic": 0.0}
+
+
+def test_ctrl_number_switches_an_adapter(lora, worker, qtbot):
+    assert lora.toggle_actions[1].shortcut().toString() == "Ctrl+2"
+    lora.toggle_actions[1].trigger()
+    assert sent(qtbot, worker) == {"arithmetic": 1.0, "capitals": 1.0}
+    assert lora.toggle_actions[1].isChecked()
+    assert not lora.toggle_actions[4].isVisible()
+
+
+def test_all_off_and_all_on(window, worker, qtbot):
+    qtbot.mouseClick(window.adapters.all_off, Qt.MouseButton.LeftButton)
+    assert sent(qtbot, worker) == {}
+    qtbot.mouseClick(window.adapters.all_on, Qt.MouseButton.LeftButton)
+    assert set(sent(qtbot, worker)) == set(window.adapters.model.names())
+
+
+def test_meters_show_the_newest_token(window, script):
+    window.chat.send("hello")
+    window.client.drain()
+    rows = script.scalings_for(script.PROMPT + script.ANSWER)
+    newest = rows[len(script.PROMPT) + len(script.ANSWER) - 2].mean(axis=0)
+    levels = [strip.meter.level for strip in window.adapters.strips]
+    assert levels == pytest.approx(newest.tolist(), abs=1e-5)
+    assert all(strip.meter.isVisible() for strip in window.adapters.strips)
+
+
+def test_no_meters_outside_xlora(lora):
+    assert not any(strip.meter.isVisible() for strip in lora.adapters.strips)
+
+
+def test_the_tooltip_tells_what_is_known(lora, script):
+    tip = lora.adapters.strips[0].toolTip()
+    for part in ("Rank 8", "applied to 42 of 43 modules", "q_proj", "/models/demo/adapters/arithmetic"):
+        assert part in tip
+
+
+def test_an_adapter_is_added_by_the_dialog(lora, worker, qtbot, script):
+    qtbot.mouseClick(lora.adapters.add_button, Qt.MouseButton.LeftButton)
+    dialog = lora.adapters.dialog
+    dialog.source.setText("/models/adapters/json/")
+    assert dialog.name.text() == "json"
+    assert not dialog.add_button.isEnabled()  # the name is taken
+    dialog.name.clear()
+    qtbot.keyClicks(dialog.name, "json2")
+    qtbot.mouseClick(dialog.add_button, Qt.MouseButton.LeftButton)
+    assert worker.commands(AddAdapter) == [AddAdapter(AdapterSource("json2", "/models/adapters/json/"))]
+    infos = tuple(script.adapter_info(name) for name in (*script.ADAPTERS, "json2"))
+    worker.tell(AdaptersChanged(infos))
+    lora.client.drain()
+    assert [strip.name.text() for strip in lora.adapters.strips][-1] == "json2"
+    assert lora.adapters.model.weights() == {"arithmetic": 1.0}
+
+
+def test_an_adapter_is_removed_by_its_menu(lora, worker):
+    menu = lora.adapters.strips[1].menu()
+    menu.actions()[-1].trigger()
+    assert worker.commands(RemoveAdapter) == [RemoveAdapter("capitals")]
+    menu.deleteLater()
+
+
+def test_a_command_that_failed_is_shown_and_the_desk_goes_on(lora, worker):
+    worker.tell(CommandFailed(Problem("AdapterError", "Rank is missing.", "/a/adapter_config.json", "r", "Add it.")))
+    lora.client.drain()
+    assert lora.banner.problem.isVisible()
+    assert lora.banner.problem.remedy.text() == "Add it."
+    worker.tell(AdaptersActivated({"bard": 1.5}))
+    lora.client.drain()
+    assert lora.adapters.model.weights() == {"bard": 1.5}
+
+
+def test_activations_during_an_answer_show_up_as_chips(lora, worker, script):
+    worker.replies[ChatRequest] = lambda command: script.answer_events(
+        command.request_id, mode="lora", weights={"arithmetic": 1.0}
+    )[:3]
+    lora.chat.send("hello")
+    lora.client.drain()
+    lora.adapters.toggle(3)
+    lora.client.drain()
+    assert lora.chat.model.turn(1).shares == {"arithmetic": 1.0, "bard": 1.0}
+
+
+def test_colours_are_the_same_everywhere(window):
+    names = window.adapters.model.names()
+    assert [window.chat._colors[name] for name in names] == list(range(len(names)))
+    colors = {window.theme.adapter_color(place).name() for place in range(len(names))}
+    assert len(colors) == len(names)
+
+
+@pytest.mark.parametrize(("ground", "ink"), [("#000000", "#ffffff"), ("#F5A04A", "#101010"), ("#0072B2", "#ffffff")])
+def test_texts_on_colours_are_readable(ground, ink):
+    assert readable_on(QColor(ground)).name() == ink

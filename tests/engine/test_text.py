@@ -1,0 +1,151 @@
+"""Text out of tokens, chat templates in, and stop strings: nothing split, nothing that hangs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from support import tiny
+
+from loradesk_engine.commands import Message
+from loradesk_engine.errors import TemplateError
+from loradesk_engine.formats import template as template_module
+from loradesk_engine.formats.template import ChatTemplate
+from loradesk_engine.formats.tokenizer import TextStream, Tokenizer, read_tokenizer
+from loradesk_engine.generation.stop import StopStrings
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny.write_tokenizer(folder)
+    return read_tokenizer(folder)
+
+
+@given(ids=st.lists(st.integers(0, tiny.VOCABULARY - 1), max_size=40))
+@example(ids=list("naïve 🦊 “quote” 日本".encode()))
+@example(ids=[0xF0, 0x9F, 0xA6, 0x8A])
+@example(ids=[0xF0, 0x9F, 256, 0xA6, 0x8A])
+@example(ids=[0xEF, 0xBF, 0xBD, 65])
+@example(ids=[0xFF, 0xFF, 65, 0xE2, 0x82])
+def test_streamed_text_is_the_text(tokenizer: Tokenizer, ids: list[int]) -> None:
+    stream = TextStream(tokenizer)
+    pieces = [stream.add(token) for token in ids]
+    assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
+
+
+def test_a_character_comes_whole_and_at_once(tokenizer: Tokenizer) -> None:
+    stream = TextStream(tokenizer)
+    assert [stream.add(byte) for byte in "a🦊b".encode()] == ["a", "", "", "", "🦊", "b"]
+
+
+@given(
+    text=st.text("abc", max_size=30), stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), data=st.data()
+)
+def test_stop_strings_cut_where_the_first_one_begins(text: str, stops: list[str], data: st.DataObject) -> None:
+    stop = StopStrings(stops)
+    shown, rest, met = "", text, False
+    while rest and not met:
+        size = data.draw(st.integers(1, len(rest)))
+        piece, met = stop.add(rest[:size])
+        shown, rest = shown + piece, rest[size:]
+    if not met:
+        shown += stop.finish()
+    if any(one in text for one in stops):
+        assert met
+        # the earliest end of a stop string decides, since text comes from the left
+        end = min(text.index(one) + len(one) for one in stops if one in text)
+        assert text.startswith(shown)
+        assert len(shown) < end
+        assert not any(one in shown for one in stops)
+    else:
+        assert not met
+        assert shown == text
+
+
+MESSAGES = (Message("system", "Be brief."), Message("user", "Hi <there> & 'you'"), Message("assistant", "Hello"))
+LLAMA2 = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] | "
+    "trim + ' [/INST]' }}{% else %}{{ ' ' + message['content'] }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("source", [tiny.TEMPLATE, LLAMA2, "{{ messages | tojson }}"])
+def test_templates_render_as_transformers_renders_them(source: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    import tokenizers
+
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
+    reference = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    expected = reference.apply_chat_template(
+        [{"role": message.role, "content": message.content} for message in MESSAGES],
+        chat_template=source,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    template = ChatTemplate(source, file="t", special_tokens={"bos_token": "<s>"})
+    assert template.render(MESSAGES) == expected
+
+
+HOSTILE = {
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "50 MB of output": "{% for a in range(5000) %}{{ 'x' * 10000 }}{% endfor %}",
+    "a huge product": "{{ 'x' * 10000000000 }}",
+    "a huge power": "{{ 9 ** 9 ** 9 }}",
+    "a wide format": "{{ '%1000000000d' % 1 }}",
+    "a wide format method": "{{ '{:1000000000}'.format(1) }}",
+    "centering": "{{ 'x' | center(10000000000) }}",
+    "centering by method": "{{ 'x'.center(10000000000) }}",
+    "doubling": "{% set n = namespace(x='xxxxxxxx') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "a large range": "{{ range(10000000000) | list | length }}",
+    "private attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "changing the messages": "{{ messages.append(1) }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "an undefined call": "{{ nothing() }}",
+    "joining": "{{ (['xxxxxxxxxx'] * 1000000) | join('yyyyyyyyyyyyyyyyyyyy') }}",
+    "replacing": "{{ ('x' * 100000) | replace('x', 'y' * 100000) }}",
+    "a list that holds itself over and over": (
+        "{% set n = namespace(x=['x']) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}"
+    ),
+    "the same as JSON": (
+        "{% set n = namespace(x=['x']) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x|tojson }}"
+    ),
+    "the same as text": (
+        "{% set n = namespace(x=['x']) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+        "{{ (n.x|string)|length }}"
+    ),
+    "it says no": "{{ raise_exception('roles must alternate') }}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "MAX_SECONDS", 0.5)
+    with pytest.raises(TemplateError) as caught:
+        ChatTemplate(HOSTILE[name], file="config.json", special_tokens={}).render(MESSAGES)
+    assert (caught.value.file, caught.value.field) == ("config.json", "chat_template")
+    if name == "it says no":
+        assert "roles must alternate" in caught.value.problem
+
+
+def test_the_sandbox_is_the_immutable_one() -> None:
+    assert issubclass(template_module._Environment, ImmutableSandboxedEnvironment)
+
+
+def test_named_templates_and_the_jinja_file(tmp_path: Path) -> None:
+    import json
+
+    tiny.write_tokenizer(tmp_path)
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}), encoding="utf-8")
+    template = read_tokenizer(tmp_path).template
+    assert template is not None
+    assert template.render(MESSAGES) == "plain"
+    (tmp_path / "chat_template.jinja").write_text("file", encoding="utf-8")
+    template = read_tokenizer(tmp_path).template
+    assert template is not None
+    assert template.render(MESSAGES) == "file"

@@ -1,0 +1,137 @@
+"""A model hub on the loopback address: what huggingface_hub asks for when it downloads a repository."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class FakeHub:
+    """Repositories by id, and what was asked.
+
+    Attributes:
+        gated: ids that answer only to a token.
+        asked: method and path of every request.
+        stall: file name -> event to wait for before the second half of the file is sent.
+    """
+
+    repositories: dict[str, Path]
+    gated: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    stall: dict[str, threading.Event] = field(default_factory=dict)
+    url: str = ""
+
+
+@contextmanager
+def serve(hub: FakeHub) -> Iterator[FakeHub]:
+    """Serve on a free port; `hub.url` is the endpoint."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def answer(self, body: bool) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.asked.append((self.command, path))
+            if path.startswith("/api/models/"):
+                parts = path.removeprefix("/api/models/").split("/revision/")
+                if self.allowed(parts[0]) and self.known(parts[1] if len(parts) > 1 else "main"):
+                    self.info(parts[0])
+            elif "/resolve/" in path:
+                repo, _, rest = path[1:].partition("/resolve/")
+                revision, _, name = rest.partition("/")
+                if self.allowed(repo) and self.known(revision):
+                    self.file(hub.repositories[repo] / name, body)
+            else:
+                self.refuse(404, "EntryNotFound")
+
+        def allowed(self, repo: str) -> bool:
+            if repo not in hub.repositories:
+                self.refuse(401, "RepoNotFound")
+                return False
+            token = hub.gated.get(repo)
+            if token is not None and self.headers.get("Authorization") != f"Bearer {token}":
+                self.refuse(403, "GatedRepo")
+                return False
+            return True
+
+        def known(self, revision: str) -> bool:
+            if revision not in ("main", COMMIT):
+                self.refuse(404, "RevisionNotFound")
+                return False
+            return True
+
+        def refuse(self, status: int, code: str) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def info(self, repo: str) -> None:
+            folder = hub.repositories[repo]
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            data = json.dumps(
+                {
+                    "_id": "1",
+                    "id": repo,
+                    "modelId": repo,
+                    "sha": COMMIT,
+                    "siblings": [
+                        {"rfilename": str(path.relative_to(folder)), "size": path.stat().st_size} for path in files
+                    ],
+                }
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def file(self, path: Path, body: bool) -> None:
+            if not path.is_file():
+                self.refuse(404, "EntryNotFound")
+                return
+            data = path.read_bytes()
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if body:
+                half = len(data) // 2
+                self.wfile.write(data[:half])
+                if path.name in hub.stall:
+                    self.wfile.flush()
+                    hub.stall[path.name].wait(30)
+                self.wfile.write(data[half:])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
