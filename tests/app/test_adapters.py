@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from loradesk_app.adapters.mix_model import MixModel
-from loradesk_app.adapters.switch import readable_on
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QColor
 from PySide6.QtTest import QTest
 
+from loradesk_app.adapters.mix_model import MixModel
+from loradesk_app.adapters.switch import readable_on
 from loradesk_engine.commands import Activate, AdapterSource, AddAdapter, ChatRequest, RemoveAdapter
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.events import AdaptersActivated, AdaptersChanged, CommandFailed, Problem

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from loradesk_app.chat.turn_views import AnswerView, QuestionView, chip_texts, stats_text
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
+from loradesk_app.chat.turn_views import AnswerView, QuestionView, chip_texts, stats_text
 from loradesk_engine.commands import Cancel, ChatRequest, Load, Message
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.events import Problem, RequestFailed, RequestFinished, RequestStarted, TokensGenerated
@@ -310,9 +310,7 @@ def test_stats_of_a_single_token(window):
 
 @pytest.mark.parametrize("text", ["plain", "```python\nx = 1\n```\nand `inline` **bold**", "a\n\n  b\tc"])
 def test_highlighting_never_changes_the_text(window, worker, qtbot, text):
-    worker.replies[ChatRequest] = lambda command: [
-        RequestFinished(command.request_id, text, "stop", 1, 1, 0, 0.1, 0.0)
-    ]
+    worker.replies[ChatRequest] = lambda command: [RequestFinished(command.request_id, text, "stop", 1, 1, 0, 0.1, 0.0)]
     window.chat.send("x")
     window.client.drain()
     QTest.qWait(0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from loradesk_app.chat.conversation import Turn, from_json, messages, to_json, to_markdown
 from loradesk_app.chat.conversation_model import TURN_ROLE, ConversationModel
-
 from loradesk_engine.events import AdaptersActivated, Problem, RequestFinished, RequestStarted, TokensGenerated
 
 

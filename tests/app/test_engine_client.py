@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from loradesk_app.engine_client import EngineClient, coalesce
 
+from loradesk_app.engine_client import EngineClient, coalesce
 from loradesk_engine.commands import CancelLoad, ChatRequest, Close, Load, LoadSettings, Message
 from loradesk_engine.events import MemoryMeasured, RequestFinished, TokensGenerated
 

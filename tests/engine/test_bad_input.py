@@ -28,7 +28,7 @@ from loradesk_engine.errors import (
 from loradesk_engine.generation.engine import EngineCore
 
 
-@pytest.fixture()
+@pytest.fixture
 def base(zoo, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
     return Path(shutil.copytree(zoo.base, tmp_path / "base"))
 

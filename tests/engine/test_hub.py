@@ -17,7 +17,7 @@ from loradesk_engine.formats.hub import resolve_source
 from loradesk_engine.generation.engine import EngineCore
 
 
-@pytest.fixture()
+@pytest.fixture
 def hub(zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:  # type: ignore[no-untyped-def]
     repositories = {"people/tiny": zoo.base, "people/wide": zoo.adapters["wide"], "people/gated": zoo.base}
     with serve(FakeHub(repositories, gated={"people/gated": "secret"})) as server:

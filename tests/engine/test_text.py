@@ -75,9 +75,8 @@ LLAMA2 = (
 
 @pytest.mark.parametrize("source", [tiny.TEMPLATE, LLAMA2, "{{ messages | tojson }}"])
 def test_templates_render_as_transformers_renders_them(source: str) -> None:
-    from transformers import PreTrainedTokenizerFast
-
     import tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
     reference = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")

@@ -73,7 +73,7 @@ class Desk:
         self.worker.send(ChatRequest(name, (Message("user", "hello"),), sampling))
 
 
-@pytest.fixture()
+@pytest.fixture
 def desk() -> Iterator[Desk]:
     desk = Desk()
     yield desk

@@ -91,7 +91,6 @@ def test_layers_are_what_peft_makes(name: str) -> None:
     attention = ATTENTION_OF.get(name, ATTENTION)
     targets: list[Target] = [
         attention,
-        attention[:1],
         [target for target in linears if target != "lm_head"],
         linears,  # with lm_head
         [*reversed(linears)],  # the order in which targets are written does not count

@@ -13,8 +13,8 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.ext import loopcontrols
 from jinja2.exceptions import SecurityError
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -31,11 +31,48 @@ class _TooMuch(Exception):
 
 
 # What a chat template needs; left out is what pads to any width or repeats a value, since no clock is looked at inside.
-FILTERS = (
-    "abs attr capitalize count d default dictsort e escape first float forceescape groupby int items join last length "
-    "list lower map max min reject rejectattr replace reverse round safe select selectattr sort string title tojson "
-    "trim unique upper urlencode wordcount"
-).split()
+FILTERS = [
+    "abs",
+    "attr",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "forceescape",
+    "groupby",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "sort",
+    "string",
+    "title",
+    "tojson",
+    "trim",
+    "unique",
+    "upper",
+    "urlencode",
+    "wordcount",
+]
 UNSAFE_TEXT_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "translate", "zfill")
 
 

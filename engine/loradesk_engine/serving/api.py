@@ -243,9 +243,7 @@ class Engine:
             lambda request_id: ChatRequest(request_id, tuple(conversation), Sampling(**sampling), _weights(adapters))
         )
 
-    def complete(
-        self, prompt: str | Sequence[int], *, adapters: Adapters | None = None, **sampling: Any
-    ) -> Answer:
+    def complete(self, prompt: str | Sequence[int], *, adapters: Adapters | None = None, **sampling: Any) -> Answer:
         """Continue a text or token ids without a chat template; arguments as in `chat`."""
         text = prompt if isinstance(prompt, str) else tuple(prompt)
         return self._ask(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from loradesk_engine.generation.engine import EngineCore
 
 MEMORY_SECONDS = 1.0  # between two measurements while requests run
+LOAD_END_SECONDS = 3.0  # that closing waits for a load to stop
 PROGRESS_SECONDS = 0.05  # between two progress events of the same stage
 
 
@@ -65,6 +66,7 @@ class _LoadJob:
 
     command: Load
     cancelled: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
 
 
 class EngineWorker:
@@ -127,12 +129,20 @@ class EngineWorker:
                     self._emit(*self._engine.step())
                     self._measure_memory(idle=not self._engine.busy)
         finally:
-            if self._job is not None:
-                self._job.cancelled.set()
+            self._end_loading()
             if self._engine is not None:
                 self._emit(*self._engine.end_all(RequestError("The engine was closed.")))
                 self._engine = None
             self._emit(WorkerClosed())
+
+    def _end_loading(self) -> None:
+        """Let a load under way see that it is cancelled; one that hangs in a download is a daemon and dies with the
+        process.
+        """
+        if self._job is not None:
+            self._job.cancelled.set()
+            if self._job.thread is not None:
+                self._job.thread.join(LOAD_END_SECONDS)
 
     def _import_engine(self) -> None:
         started = time.perf_counter()
@@ -209,7 +219,10 @@ class EngineWorker:
             return
         self._job = _LoadJob(command)
         previous = self._engine
-        threading.Thread(target=self._load, args=(self._job, previous), name="loradesk-load", daemon=True).start()
+        self._job.thread = threading.Thread(
+            target=self._load, args=(self._job, previous), name="loradesk-load", daemon=True
+        )
+        self._job.thread.start()
 
     def _load(self, job: _LoadJob, previous: EngineCore | None) -> None:
         """Runs in the loading thread."""
