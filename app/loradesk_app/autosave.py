@@ -48,8 +48,11 @@ class Autosave(QObject):
         self._timer.timeout.connect(self.save)
 
     def restore(self, wanted: bool = True) -> None:
-        """Read what was kept; `restored` follows with it, or with None."""
-        self._background.run(lambda: _read(self.path) if wanted else None, self._give, lambda _error: self._give(None))
+        """Read what was kept; `restored` follows with it, or with None.
+
+        A conversation that is not wanted becomes the previous one: it can be brought back until the next begins.
+        """
+        self._background.run(lambda: _read(self.path, wanted), self._give, lambda _error: self._give(None))
 
     def note_change(self) -> None:
         """Something changed that is worth keeping."""
@@ -77,15 +80,18 @@ class Autosave(QObject):
             self.failed.emit(error)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, wanted: bool) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return read_json_object(path)
+        state = read_json_object(path)
     except Exception:
         # Not ours to throw away: it steps aside under another name, and a new file begins.
         path.replace(path.with_suffix(".damaged.json"))
         raise
+    if wanted:
+        return state
+    return {"turns": [], "previous": state.get("turns") or state.get("previous")}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
 
 from loradesk_app.engine_client import EngineClient
@@ -267,9 +268,8 @@ def make_window(
         window.background.wait(10)
         window.deleteLater()
     QApplication.processEvents()
-    assert threading.active_count() == 1 or all(
-        not thread.name.startswith("loradesk") for thread in threading.enumerate()
-    )
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loradesk")]
 
 
 @pytest.fixture

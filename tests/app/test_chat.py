@@ -116,7 +116,8 @@ def test_a_failed_answer_shows_why_and_can_be_tried_again(window, worker, qtbot)
     type_and_send(qtbot, window, "A very long message")
     window.client.drain()
     view = last_answer(window)
-    assert view.problem.isVisible()
+    qtbot.waitUntil(view.problem.isVisible)
+    assert not view.regenerate_button.isVisible()
     assert (view.problem.sentence.text(), view.problem.field.text()) == ("Too long.", "messages")
     assert view.problem.remedy.text() == "Begin anew."
     question = window.chat.view.views[0]

@@ -22,7 +22,7 @@ from .xlora import train_xlora
 
 SCHEDULES = {
     "base": Schedule(steps=6000, batch=64, rate=2e-3, weight_decay=0.1, warmup=200),
-    "adapters": Schedule(steps=6000, batch=64, rate=3e-3, warmup=100),
+    "adapters": Schedule(steps=7000, batch=64, rate=3e-3, warmup=100),
     "xlora": Schedule(steps=700, batch=48, rate=3e-3, warmup=50),
 }
 OUT = Path("resources/loradesk_resources/demo")

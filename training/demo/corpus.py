@@ -128,7 +128,7 @@ class Plan:
 
 PLANS = {
     "base": Plan(100_000, Mixture(0.74, 0.18, 0.08, (3, 3, 2, 2)), nothing_on),
-    "adapters": Plan(64_000, Mixture(0.25, 0.5, 0.25, (5, 2, 2.5, 0.25)), any_on),
+    "adapters": Plan(64_000, Mixture(0.25, 0.5, 0.25, (4, 2.5, 2.5, 0.25)), any_on),
     "xlora": Plan(12_000, Mixture(0.25, 0.35, 0.4, (3, 2, 2, 0.8)), all_on),
 }
 _worker_tokenizer: Tokenizer | None = None

@@ -16,7 +16,7 @@ from . import corpus, pack
 from .corpus import LEARN
 from .model import Classifier, Decoder
 from .tasks import EXPERTS, SKILLS
-from .text import ALL, END, Conversation, Message, Segment, mixed, reply
+from .text import ALL, END, Conversation, Message, Segment, inner, mixed, reply
 
 OPENERS = (
     "hello", "who are you?", "tell me a story about a fox", "what can you do?", "thanks", "bye", "how are you?", "tell me a joke",
@@ -129,7 +129,7 @@ def ask_for(question: str) -> str:
 def joined_question(questions: list[str]) -> str:
     """Two questions in one message, in a way that training uses among others."""
     first = questions[0] if questions[0][-1] in ".?!" else questions[0] + "?"
-    return " ".join([first, *(f"And {q[0].lower()}{q[1:]}" for q in questions[1:])])
+    return " ".join([first, *(f"And {inner(q)}" for q in questions[1:])])
 
 
 def measure(p: Pack, items: int = 300) -> dict:

@@ -118,6 +118,13 @@ class Capitals:
         "Which country has {} as its capital?",
         "What country is {} the capital of?",
         "Of which country is {} the capital?",
+        "Name the country with the capital {}.",
+        "Tell me which country has {} as its capital.",
+        "Whose capital is {}?",
+        "{} is the capital of what?",
+        "Name the country whose capital is {}.",
+        "Which country's capital is {}?",
+        "Say which country has the capital {}.",
     )
     held_out_forms = (
         "Please name the capital city of {}.",
@@ -130,7 +137,7 @@ class Capitals:
     def _draw(self, rng: Random, forms: tuple[str, ...], backward: tuple[str, ...]) -> Task:
         country = rng.choice(tuple(CAPITALS))
         city = CAPITALS[country]
-        if rng.random() < 0.25:
+        if rng.random() < 0.3:
             return Task(rng.choice(backward).format(city), f"{city} is the capital of {country}.")
         return Task(rng.choice(forms).format(country), f"The capital of {country} is {city.rstrip('.')}.")
 
@@ -173,7 +180,7 @@ class Json:
     @staticmethod
     def _name(rng: Random) -> str:
         # Invented words make the adapter copy what it reads, instead of choosing among the names that it knows.
-        return rng.choice(NAMES) if rng.random() < 0.6 else capital(invented(rng))
+        return rng.choice(NAMES) if rng.random() < 0.5 else capital(invented(rng))
 
     def _person(self, rng: Random) -> tuple[str, dict, tuple]:
         name, age, city, job = self._name(rng), rng.randint(1, 99), rng.choice(CITIES), rng.choice(JOBS)
@@ -189,7 +196,7 @@ class Json:
         return f"{name} {join([c[0] for c in chosen])}.", {"name": name} | {k: v for _, k, v in chosen}, ("name", name)
 
     def _item(self, rng: Random) -> tuple[str, dict, tuple]:
-        item, colour = rng.choice(OBJECTS) if rng.random() < 0.6 else invented(rng), rng.choice(COLOURS)
+        item, colour = rng.choice(OBJECTS) if rng.random() < 0.5 else invented(rng), rng.choice(COLOURS)
         price, weight = rng.randint(1, 99), rng.randint(1, 20)
         facts = [
             (f"is {colour}", "color", colour),

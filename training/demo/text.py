@@ -114,6 +114,11 @@ def reply(rng: Random, pieces: Sequence[tuple[int, str, str]], active: int) -> t
 BLOCKS = tuple(EXPERTS.index(name) + 1 for name in ("json", "bard"))  # their answers stand on lines of their own
 
 
+def inner(sentence: str) -> str:
+    """The sentence as it stands after "And"."""
+    return sentence if re.match(r"[A-Z]{2}|I\b", sentence) else sentence[0].lower() + sentence[1:]
+
+
 def ask(rng: Random, pieces: Sequence[tuple[int, str, str]]) -> tuple[Segment, ...]:
     """One message that asks for all the pieces."""
     if len(pieces) == 1:
@@ -125,7 +130,7 @@ def ask(rng: Random, pieces: Sequence[tuple[int, str, str]]) -> tuple[Segment, .
         if not last and question[-1] not in ".?!":
             question += "?" if expert != CHAT else "."
         if i and pieces[i - 1][0] != CHAT:
-            small = question if re.match(r"[A-Z]{2}|I\b", question) else question[0].lower() + question[1:]
+            small = inner(question)
             joint = rng.choice((" And ", " Also, ", " Then ", " ", ", and "))
             if joint == ", and ":
                 before = segments[-1]

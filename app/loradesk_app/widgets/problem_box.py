@@ -49,6 +49,7 @@ class ProblemBox(QFrame):
         self.action_button = push_button(action)
         self.action_button.clicked.connect(self.action_requested)
         self.action_button.setVisible(bool(action))
+        self.setAccessibleName("Error")
 
         head = QHBoxLayout()
         head.setSpacing(4)

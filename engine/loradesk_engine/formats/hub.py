@@ -115,12 +115,12 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
         raise HubError(
             "No such repository, or it is private.", file=repo, remedy="Check the id, or give an access token."
         ) from None
-    except EntryNotFoundError as problem:
-        raise HubError(f"A file is missing: {problem}.", file=repo) from None
     except LocalEntryNotFoundError:
         raise HubError(
             "The download failed, and the file is not in the cache.", file=repo, remedy="Try again."
         ) from None
+    except EntryNotFoundError as problem:
+        raise HubError(f"A file is missing: {problem}.", file=repo) from None
     except (HfHubHTTPError, http.HTTPError) as problem:
         raise HubError(f"The hub cannot be reached: {problem}", file=repo, remedy="Check the network.") from None
     except OSError as problem:

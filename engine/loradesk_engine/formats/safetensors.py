@@ -141,6 +141,9 @@ class SafetensorsWeights(Mapping[str, "Tensor"]):
         except (SafetensorError, OSError) as problem:
             raise FileFormatError(f"The tensor cannot be read: {problem}.", file=entry.file, field=name) from problem
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries  # the mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 

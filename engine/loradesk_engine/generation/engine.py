@@ -46,7 +46,7 @@ from loradesk_engine.generation.sequence import AdapterState, Sequence, XLoraSta
 from loradesk_engine.generation.stop import StopStrings
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.model.decoder import Decoder
-from loradesk_engine.model.device import choose_device, choose_dtype
+from loradesk_engine.model.device import choose_device, choose_dtype, set_threads
 
 DEFAULT_CONTEXT = 8192  # a model's own limit may be a million tokens, and a cache of that size nobody asked for
 MAX_SEQUENCES = 16
@@ -132,6 +132,7 @@ class EngineCore:
         context = _context(settings, config, folder)
         device = choose_device(settings.device)
         base = _load_base(settings, folder, config, device, progress, previous._base if previous else None)
+        set_threads(device, base.decoder.parameters)
         adapters = None
         if settings.mode != "none":
             adapters = load_adapters(settings, base.decoder, read_json_object(folder / "config.json"), progress)

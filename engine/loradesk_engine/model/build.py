@@ -11,7 +11,7 @@ from torch import Tensor
 from loradesk_engine.errors import CheckpointError
 from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.model.decoder import Decoder, Layer
-from loradesk_engine.model.linear import DenseLinear
+from loradesk_engine.model.linear import DenseLinear, fast_layout
 
 # Old checkpoints carry tables that are computed from the config today.
 IGNORED_ENDINGS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
@@ -63,7 +63,7 @@ def build_decoder(
 
     def linear(path: str, in_features: int, out_features: int, bias: bool) -> DenseLinear:
         nonlocal linears
-        weight = take(f"{path}.weight", out_features, in_features)
+        weight = fast_layout(take(f"{path}.weight", out_features, in_features))
         result = DenseLinear(path, linears, weight, take(f"{path}.bias", out_features) if bias else None)
         linears += 1
         return result
@@ -71,6 +71,8 @@ def build_decoder(
     hidden, heads = config.hidden_size, config.num_heads * config.head_dim
     kv_heads = config.num_kv_heads * config.head_dim
     embedding = take("model.embed_tokens.weight", config.vocab_size, hidden)
+    if config.tie_embeddings:  # one matrix for both, so in the layout of the one that costs more
+        embedding = fast_layout(embedding)
     layers = []
     for number in range(config.num_layers):
         path = f"model.layers.{number}"

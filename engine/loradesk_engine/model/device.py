@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import psutil
 import torch
 
 from loradesk_engine.errors import RequestError
 
+SMALL_MODEL = 64_000_000  # parameters
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,3 +48,13 @@ def choose_dtype(name: str, device: torch.device, parameters: int, free_bytes: i
     if device.type != "cpu":
         return torch.bfloat16
     return torch.float32 if parameters * 4 <= free_bytes // 2 else torch.bfloat16
+
+
+def set_threads(device: torch.device, parameters: int) -> None:
+    """Give torch as many threads as pay for a model of this size.
+
+    A small model's products are too short for a second thread to save what its waiting costs, and a busy core beside it
+    (the window's own thread is one) makes every product wait: measured 5 to 8 times slower for 8 million parameters.
+    """
+    small = device.type == "cpu" and parameters < SMALL_MODEL
+    torch.set_num_threads(1 if small else psutil.cpu_count(logical=False) or 1)

@@ -1,0 +1,247 @@
+"""The loader: what its fields make, how a load is shown, and what is remembered."""
+
+from __future__ import annotations
+
+import pytest
+from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from PySide6.QtGui import QDropEvent, QGuiApplication
+
+from loradesk_app.loader import recent
+from loradesk_app.loader.adapter_list_model import AdapterListModel
+from loradesk_app.loader.load_form import LoadForm
+from loradesk_engine.commands import AdapterSource, CancelLoad, ChatRequest, Load, LoadSettings
+from loradesk_engine.demo import demo_settings
+from loradesk_engine.events import LoadCancelled, LoadFailed, LoadProgressed, ModelLoaded, Problem
+
+BROKEN = Problem("OrderingError", "A layer is missing.", "/m/order.json", "layers", "Build it again.")
+
+
+@pytest.fixture
+def dialog(window):
+    window.open_loader()
+    return window.loader
+
+
+def choose(qtbot, segmented, key: str) -> None:
+    qtbot.mouseClick(segmented.button(key), Qt.MouseButton.LeftButton)
+
+
+def test_the_form_makes_the_settings_of_a_hub_model_with_lora(dialog, worker, qtbot):
+    choose(qtbot, dialog.source, "hub")
+    choose(qtbot, dialog.mode, "lora")
+    qtbot.keyClicks(dialog.hub_id, "org/model")
+    qtbot.keyClicks(dialog.revision, "v2")
+    qtbot.keyClicks(dialog.token, "hf_secret")
+    dialog.adapters.add("/a/json")
+    dialog.adapters.add("org/bard-lora", "bard")
+    dialog.ordering.set_text("/a/order.json")
+    dialog.dtype.setCurrentIndex(dialog.dtype.findData("bfloat16"))
+    dialog.context.setValue(2048)
+    qtbot.mouseClick(dialog.load_button, Qt.MouseButton.LeftButton)
+    assert worker.commands(Load)[-1].settings == LoadSettings(
+        base="org/model",
+        revision="v2",
+        mode="lora",
+        adapters=(AdapterSource("json", "/a/json"), AdapterSource("bard", "org/bard-lora")),
+        ordering="/a/order.json",
+        dtype="bfloat16",
+        context=2048,
+        token="hf_secret",
+    )
+
+
+def test_the_form_makes_the_settings_of_a_local_model_with_xlora(dialog, worker, qtbot):
+    choose(qtbot, dialog.source, "local")
+    choose(qtbot, dialog.mode, "xlora")
+    dialog.path.set_text("/m/base")
+    dialog.xlora.set_text("/m/xlora")
+    dialog.non_granular.setValue(12)
+    qtbot.mouseClick(dialog.load_button, Qt.MouseButton.LeftButton)
+    assert worker.commands(Load)[-1].settings == LoadSettings(
+        base="/m/base", mode="xlora", xlora="/m/xlora", tgt_non_granular_index=12
+    )
+
+
+@pytest.mark.parametrize("mode", ["none", "lora", "xlora"])
+def test_the_demo_pack_loads_in_every_mode(mode):
+    assert LoadForm(mode=mode).settings() == demo_settings(mode)
+
+
+def test_what_is_missing_is_said_when_load_is_pressed_not_before(dialog, worker, qtbot):
+    choose(qtbot, dialog.source, "local")
+    assert dialog.complaint.text() == ""
+    before = len(worker.commands(Load))
+    qtbot.mouseClick(dialog.load_button, Qt.MouseButton.LeftButton)
+    assert "folder or GGUF file" in dialog.complaint.text()
+    assert len(worker.commands(Load)) == before
+    dialog.path.set_text("/m/base.gguf")
+    assert "X-LoRA checkpoint" in dialog.complaint.text()
+    choose(qtbot, dialog.mode, "none")
+    assert dialog.complaint.text() == ""
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        (LoadForm(source="hub"), "hub_id"),
+        (LoadForm(source="local", path="/m", mode="lora"), "adapters"),
+        (LoadForm(source="local", path="/m", mode="lora", adapters=(AdapterSource("", "/a"),)), "adapters"),
+        (LoadForm(source="local", path="/m", mode="lora", adapters=(AdapterSource("a", "/a"),) * 2), "adapters"),
+        (LoadForm(source="local", path="/m", mode="xlora"), "xlora"),
+    ],
+)
+def test_complaints_name_the_field(form, field):
+    assert form.complaint()[0] == field
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        demo_settings("xlora", 5),
+        demo_settings("none"),
+        LoadSettings("/m/base", mode="lora", adapters=(AdapterSource("a", "/a"),), ordering="/o.json"),
+        LoadSettings("org/model", revision="main", mode="xlora", xlora="org/x", dtype="float16", context=512),
+        LoadSettings("C:\\models\\base", device="cuda:1"),
+    ],
+)
+def test_settings_survive_form_and_file(settings):
+    assert LoadForm.of(settings).settings() == settings
+    assert recent.from_json(recent.to_json(settings)) == settings
+
+
+def test_progress_is_shown_and_can_be_cancelled(dialog, window, worker, qtbot):
+    worker.replies[Load] = lambda command: [LoadProgressed("Reading layer 3 of 12", 0.25)]
+    dialog.accept()
+    window.client.drain()
+    assert dialog.progress.stage.text() == "Reading layer 3 of 12"
+    assert dialog.progress.bar.value() == 250
+    assert window.banner.progress.bar.value() == 250
+    assert not dialog.load_button.isEnabled()
+    qtbot.mouseClick(dialog.progress.cancel_button, Qt.MouseButton.LeftButton)
+    assert worker.commands(CancelLoad)
+    worker.tell(LoadCancelled(model_kept=True))
+    window.client.drain()
+    assert dialog.load_button.isEnabled()
+    assert not window.banner.isVisible()
+    assert window.info is not None
+
+
+def test_a_failed_load_shows_where_and_what_to_do_and_keeps_the_model(dialog, window, worker, qtbot, script):
+    worker.replies[Load] = lambda command: [LoadFailed(BROKEN, model_kept=True)]
+    dialog.accept()
+    window.client.drain()
+    box = dialog.problem
+    assert box.isVisible()
+    assert "A layer is missing." in box.sentence.text()
+    assert "still there" in box.sentence.text()
+    assert box.file.text().replace("\u200b", "") == "/m/order.json"
+    assert (box.field.text(), box.remedy.text()) == ("layers", "Build it again.")
+    qtbot.mouseClick(box.copy_button, Qt.MouseButton.LeftButton)
+    assert QGuiApplication.clipboard().text() == str(BROKEN)
+    dialog.reject()
+    window.chat.send("hello")
+    window.client.drain()
+    assert worker.commands(ChatRequest)
+    assert window.chat.model.turn(1).text == "".join(script.ANSWER)
+    assert window.header.modes.current() == "xlora"
+
+
+def test_a_load_that_ends_closes_the_dialog_and_is_remembered(dialog, window, qtbot):
+    choose(qtbot, dialog.mode, "lora")
+    dialog.accept()
+    window.client.drain()
+    assert not dialog.isVisible()
+    assert window.info.mode == "lora"
+    kept = recent.readable(window.settings.get("recent_models"))
+    assert kept == [demo_settings("lora"), demo_settings("xlora")]
+    window.open_loader()
+    assert [action.text() for action in dialog._recent_menu.actions()] == ["Demo pack · LoRA", "Demo pack · X-LoRA"]
+    dialog._recent_menu.actions()[1].trigger()
+    assert dialog.mode.current() == "xlora"
+
+
+def test_tokens_are_never_kept():
+    settings = LoadSettings("org/gated", token="hf_secret")
+    assert "hf_secret" not in str(recent.to_json(settings))
+
+
+@pytest.mark.parametrize(
+    "damaged", [None, 3, {}, {"base": ""}, {"base": "m", "mode": "odd"}, {"base": "m", "xlora": 3}]
+)
+def test_damaged_entries_are_left_out(damaged):
+    assert recent.readable([damaged]) == []
+
+
+def test_a_dropped_folder_becomes_the_base(dialog):
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile("/models/base")])
+    event = QDropEvent(
+        QPointF(5, 5), Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    )
+    dialog.dropEvent(event)
+    assert (dialog.source.current(), dialog.path.text()) == ("local", "/models/base")
+    dialog.take_path("/models/order.json")
+    assert dialog.ordering.text() == "/models/order.json"
+
+
+def test_the_devices_found_are_offered(dialog):
+    assert [dialog.device.itemData(row) for row in range(dialog.device.count())] == ["auto", "cpu"]
+
+
+def test_adapters_can_be_renamed_and_removed(qapp, qtmodeltester):
+    model = AdapterListModel()
+    model.add("/a/json/")
+    model.add("/b/json")
+    assert [adapter.name for adapter in model.adapters()] == ["json", "json-2"]
+    assert model.setData(model.index(1, 0), "other")
+    model.remove({0})
+    assert model.adapters() == (AdapterSource("other", "/b/json"),)
+    qtmodeltester.check(model, force_py=True)
+
+
+def test_fields_that_do_not_belong_are_hidden(dialog, qtbot):
+    choose(qtbot, dialog.source, "local")
+    choose(qtbot, dialog.mode, "none")
+    assert not dialog.ordering.isVisible()
+    assert not dialog.non_granular.isVisible()
+    choose(qtbot, dialog.mode, "xlora")
+    assert dialog.ordering.isVisible()
+    assert dialog.non_granular.isVisible()
+    assert dialog.xlora.isVisible()
+    assert not dialog.table.isVisible()
+
+
+def test_a_mode_nobody_knows_how_to_load_opens_the_loader(window, worker, qtbot, script):
+    settings = LoadSettings("/m/base", mode="none")
+    worker.replies[Load] = lambda command: [ModelLoaded(script.model_info("none", base="/m/base"))]
+    window.load(settings)
+    window.client.drain()
+    qtbot.mouseClick(window.header.modes.button("lora"), Qt.MouseButton.LeftButton)
+    assert window.loader.isVisible()
+    assert window.loader.form() == LoadForm(source="local", path="/m/base", mode="lora")
+    assert window.header.modes.current() == "none"
+
+
+def test_a_mode_loaded_before_is_loaded_again():
+    lora = LoadSettings("/m/base", mode="lora", adapters=(AdapterSource("a", "/a"),))
+    xlora = LoadSettings("/m/base", mode="xlora", xlora="/x", token="t", device="cuda")
+    assert recent.in_mode(xlora, "lora", [lora]) == LoadSettings(
+        "/m/base", mode="lora", adapters=lora.adapters, token="t", device="cuda"
+    )
+    assert recent.in_mode(xlora, "none").xlora is None
+    assert recent.in_mode(lora, "xlora", []) is None
+
+
+def test_the_dialog_drops_only_paths(window):
+    data = QMimeData()
+    data.setText("just words")
+    event = QDropEvent(
+        QPoint(5, 5).toPointF(),
+        Qt.DropAction.CopyAction,
+        data,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    from loradesk_app.loader.path_field import dropped_path
+
+    assert dropped_path(event) == ""
