@@ -132,11 +132,10 @@ class EngineCore:
         context = _context(settings, config, folder)
         device = choose_device(settings.device)
         base = _load_base(settings, folder, config, device, progress, previous._base if previous else None)
-        set_threads(device, base.decoder.parameters)
         adapters = None
         if settings.mode != "none":
             adapters = load_adapters(settings, base.decoder, read_json_object(folder / "config.json"), progress)
-        return cls(
+        engine = cls(
             base,
             adapters,
             settings,
@@ -146,6 +145,12 @@ class EngineCore:
             step_tokens=step_tokens,
             load_seconds=time.perf_counter() - started,
         )
+        engine.enter_thread()
+        return engine
+
+    def enter_thread(self) -> None:
+        """To be called in the thread that will call `step`: how many cores a product uses is a setting of each thread."""
+        set_threads(self.decoder.device, self.decoder.parameters)
 
     @property
     def info(self) -> ModelInfo:

@@ -262,6 +262,7 @@ class EngineWorker:
             if self._engine is not None:
                 self._emit(*self._engine.end_all(RequestError("Another model was loaded.")))
             self._engine = done.engine
+            self._engine.enter_thread()
             self._emit(
                 ModelLoaded(self._engine.info), AdaptersActivated(dict(self._engine.active)), self._engine.memory()
             )
