@@ -194,7 +194,7 @@ def _check(
         ordering,
         CheckContext(
             file=settings.ordering,
-            base_model_id=settings.base,
+            base_model_id=_base_id(settings.base, base_config, ordering),
             config=base_config,
             adapter_modules={name: frozenset(adapter.modules) for name, adapter in found.items()},
             xlora=facts,
@@ -203,6 +203,12 @@ def _check(
     )
     raise_errors(findings, settings.ordering)
     return tuple(finding.message for finding in findings if finding.severity == "warning")
+
+
+def _base_id(base: str, config: Mapping[str, Any], ordering: OrderingFile) -> str:
+    """What the base is called: a local copy still knows its hub id, as `_name_or_path` in its config.json."""
+    saved_as = config.get("_name_or_path")
+    return saved_as if saved_as == ordering.base_model_id else base
 
 
 def _stack(
