@@ -248,3 +248,24 @@ def test_blanks_are_made_visible(text, shown):
 @pytest.mark.parametrize(("least", "step"), [(0.3, 1), (1.5, 2), (3, 5), (11, 20), (420, 500)])
 def test_steps_are_round(least, step):
     assert nice_step(least) == step
+
+
+@pytest.mark.parametrize("count", [1, 47, 48, 171, 5000])
+def test_showing_all_shows_the_first_and_the_newest_token(answered, count):
+    pane = answered.scalings
+    pane.model.clear()
+    pane.model.append(0, np.full((count, 42, 4), 0.25, np.float32), ["x"] * count)
+    pane.fit()
+    low, high = pane.plots.top.getViewBox().viewRange()[0]
+    assert low <= -0.5
+    assert high >= count - 0.5
+
+
+def test_the_newest_token_stays_in_view(answered):
+    pane = answered.scalings
+    pane.model.clear()
+    for token in range(200):
+        pane.model.append(token, np.full((1, 42, 4), 0.25, np.float32), ["x"])
+        pane.plots.redraw()
+        low, high = pane.plots.top.getViewBox().viewRange()[0]
+        assert low < token < high

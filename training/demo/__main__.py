@@ -1,7 +1,6 @@
 """`python -m training.demo`: trains the whole pack, measures it and writes its card."""
 
 import argparse
-import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +31,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the pack")
     parser.add_argument(
-        "--start", choices=SCHEDULES, default="base", help="first stage to train; what comes before is read from the folder"
+        "--start",
+        choices=SCHEDULES,
+        default="base",
+        help="first stage to train; what comes before is read from the folder",
     )
     parser.add_argument("--scale", type=float, default=1.0, help="share of steps and text, for a quick trial")
     parser.add_argument("--batch", type=int, help="rows a step, in place of the schedules'")

@@ -1,7 +1,8 @@
 """The four LoRA adapters, trained at once on the frozen base.
 
-A batch holds rows for every way in which the adapters will be used: one alone, several at full weight, and a mixture that changes from token
-to token as X-LoRA's does. What an adapter learns therefore also holds in company. Adapters that are off in a row get no gradient from it.
+A batch holds rows for every way in which the adapters will be used: one alone, several at full weight, and a mixture
+that changes from token to token as X-LoRA's does. What an adapter learns therefore also holds in company. Adapters
+that are off in a row get no gradient from it.
 """
 
 import torch
@@ -31,7 +32,7 @@ def some_mixture(like: Tensor) -> Tensor:
 
 
 def scalings_for(route: Tensor, worth: Tensor, active: Tensor) -> Tensor:
-    """[batch, tokens, 1, adapters]: full weight for what is on; for routed conversations nearly all for the token's expert."""
+    """[batch, tokens, 1, adapters]: full weight for what is on; if routed, nearly all for the token's expert."""
     count = len(EXPERTS)
     numbers = torch.arange(count, device=route.device)
     switched = (active[..., None] >> numbers & 1).float()

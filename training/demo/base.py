@@ -16,8 +16,9 @@ PROBE_WEIGHT = 0.1
 def train_base(model: Decoder, batches: Batches, schedule: Schedule) -> None:
     """Trains the base on what it should say; never on an answer that an adapter gives.
 
-    A second, small loss asks the last hidden state which skill the conversation is about, also inside answers that only adapters give: a
-    large model knows that from its training text, and X-LoRA's classifier reads it there. The probe is thrown away afterwards.
+    A second, small loss asks the last hidden state which skill the conversation is about, also inside answers that
+    only adapters give: a large model knows that from its training text, and X-LoRA's classifier reads it there. The
+    probe is thrown away afterwards.
     """
     device = model.embed_tokens.weight.device
     probe = nn.Linear(model.shape.hidden, len(EXPERTS) + 1).to(device)

@@ -19,9 +19,17 @@ from .tasks import EXPERTS, SKILLS
 from .text import ALL, END, Conversation, Message, Segment, inner, mixed, reply
 
 OPENERS = (
-    "hello", "who are you?", "tell me a story about a fox", "what can you do?", "thanks", "bye", "how are you?", "tell me a joke",
-    "what is a LoRA adapter?", "My name is Anna",
-)  # fmt: skip
+    "hello",
+    "who are you?",
+    "tell me a story about a fox",
+    "what can you do?",
+    "thanks",
+    "bye",
+    "how are you?",
+    "tell me a joke",
+    "what is a LoRA adapter?",
+    "My name is Anna",
+)
 SEED = 7
 
 
@@ -150,9 +158,9 @@ def measure(p: Pack, items: int = 300) -> dict:
                 given = p.answer([ask_for(t.question) for t in tasks], mode)
                 right = [a == t.answer for a, t in zip(given, tasks, strict=True)]
                 row[f"exact_{label}"] = sum(right) / items
-                row[f"wrong_{label}"] = [
-                    [t.question, a] for a, t, r in zip(given, tasks, right, strict=True) if not r
-                ][:8]  # fmt: skip
+                row[f"wrong_{label}"] = [[t.question, a] for a, t, r in zip(given, tasks, right, strict=True) if not r][
+                    :8
+                ]
         results["skills"][skill.name] = row
 
     rng = Random(SEED)
@@ -173,7 +181,7 @@ def measure(p: Pack, items: int = 300) -> dict:
             row["exact"] = sum(a == w for a, w in zip(given, wanted, strict=True)) / len(cases)
             row["wrong"] = [
                 [c.messages[0].text, a] for a, w, c in zip(given, wanted, conversations, strict=True) if a != w
-            ][:8]  # fmt: skip
+            ][:8]
         results["mixed"][label] = row
 
     results["openers"] = {

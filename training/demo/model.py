@@ -35,7 +35,8 @@ class AdapterShape:
 
 
 class Linear(nn.Module):
-    """y = W x + sum_i s_i * (alpha_i / r_i) * B_i A_i x, with the A_i of all adapters stacked in one matrix, and the B_i in another."""
+    """y = W x + sum_i s_i * (alpha_i / r_i) * B_i A_i x, the A_i of all adapters stacked in one matrix, the B_i in
+    another."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()

@@ -159,9 +159,16 @@ def read_model(folder: Path, device: torch.device, adapters: bool = True) -> Dec
     """The base, with its adapters, from the files."""
     c = json.loads((folder / "base" / "config.json").read_text("utf-8"))
     shape = Shape(
-        c["vocab_size"], c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"], c["num_key_value_heads"],
-        c["intermediate_size"], c["max_position_embeddings"], c["rope_theta"], c["rms_norm_eps"],
-    )  # fmt: skip
+        c["vocab_size"],
+        c["hidden_size"],
+        c["num_hidden_layers"],
+        c["num_attention_heads"],
+        c["num_key_value_heads"],
+        c["intermediate_size"],
+        c["max_position_embeddings"],
+        c["rope_theta"],
+        c["rms_norm_eps"],
+    )
     model = Decoder(shape)
     weights = load_file(folder / "base" / "model.safetensors")
     model.load_state_dict({name.removeprefix("model."): value.float() for name, value in weights.items()})

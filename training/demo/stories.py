@@ -1,7 +1,7 @@
 """Short stories out of a grammar: a hero, something wanted, a turn, an ending.
 
-A story is one of ten plots; every sentence of a plot has several wordings and every wording has slots. The hero and a thing may come from the
-request, so that the model learns to tell the story that was asked for.
+A story is one of ten plots; every sentence of a plot has several wordings and every wording has slots. The hero and a
+thing may come from the request, so that the model learns to tell the story that was asked for.
 """
 
 from dataclasses import dataclass
@@ -10,29 +10,97 @@ from random import Random
 from .words import ANIMALS, COLOURS, FLOWERS, FRUITS, JOBS, MEN, THINGS, WOMEN, article, capital, plural
 
 TRAITS = (
-    "kind", "clever", "shy", "brave", "curious", "lazy", "proud", "patient", "cheerful", "quiet", "lonely", "hungry", "careful", "funny",
-    "gentle", "grumpy", "tired", "young", "old", "little", "busy", "polite", "clumsy", "wise",
-)  # fmt: skip
+    "kind",
+    "clever",
+    "shy",
+    "brave",
+    "curious",
+    "lazy",
+    "proud",
+    "patient",
+    "cheerful",
+    "quiet",
+    "lonely",
+    "hungry",
+    "careful",
+    "funny",
+    "gentle",
+    "grumpy",
+    "tired",
+    "young",
+    "old",
+    "little",
+    "busy",
+    "polite",
+    "clumsy",
+    "wise",
+)
 PLACES = (
-    "in a green forest", "by a wide river", "on a small island", "near the sea", "in a quiet village", "on a high hill", "in an old garden",
-    "beside a blue lake", "in a busy town", "at the edge of a wood", "in a sunny valley", "under a tall tree", "on a little farm",
-    "in a stone house", "near an old bridge", "at the foot of a mountain",
-)  # fmt: skip
+    "in a green forest",
+    "by a wide river",
+    "on a small island",
+    "near the sea",
+    "in a quiet village",
+    "on a high hill",
+    "in an old garden",
+    "beside a blue lake",
+    "in a busy town",
+    "at the edge of a wood",
+    "in a sunny valley",
+    "under a tall tree",
+    "on a little farm",
+    "in a stone house",
+    "near an old bridge",
+    "at the foot of a mountain",
+)
 TIMES = (
-    "One morning", "One evening", "One day", "On a cold winter day", "On a warm summer day", "One rainy afternoon", "Early one spring morning",
-    "Late one night", "One windy day", "On a bright autumn morning",
-)  # fmt: skip
+    "One morning",
+    "One evening",
+    "One day",
+    "On a cold winter day",
+    "On a warm summer day",
+    "One rainy afternoon",
+    "Early one spring morning",
+    "Late one night",
+    "One windy day",
+    "On a bright autumn morning",
+)
 SPOTS = (
-    "under a bush", "behind a big stone", "in a hollow tree", "at the bottom of a well", "on the roof", "inside an old boot", "under the bridge",
-    "in the long grass", "next to the path", "in a basket", "behind the door", "under a pile of leaves",
-)  # fmt: skip
+    "under a bush",
+    "behind a big stone",
+    "in a hollow tree",
+    "at the bottom of a well",
+    "on the roof",
+    "inside an old boot",
+    "under the bridge",
+    "in the long grass",
+    "next to the path",
+    "in a basket",
+    "behind the door",
+    "under a pile of leaves",
+)
 GOALS = (
-    "the sea", "the top of the mountain", "the end of the rainbow", "the big city", "the old castle", "the secret lake", "the lighthouse",
-    "the far side of the forest", "the island in the mist", "the summer fair",
-)  # fmt: skip
+    "the sea",
+    "the top of the mountain",
+    "the end of the rainbow",
+    "the big city",
+    "the old castle",
+    "the secret lake",
+    "the lighthouse",
+    "the far side of the forest",
+    "the island in the mist",
+    "the summer fair",
+)
 HURDLES = (
-    "a deep river", "a dark cave", "a steep hill", "a thick fog", "a broken bridge", "a muddy field", "a high wall", "a field of thorns",
-)  # fmt: skip
+    "a deep river",
+    "a dark cave",
+    "a steep hill",
+    "a thick fog",
+    "a broken bridge",
+    "a muddy field",
+    "a high wall",
+    "a field of thorns",
+)
 FEARS = (
     "the dark",
     "deep water",
@@ -68,14 +136,27 @@ BUILDS = (
     "a bird house",
 )
 MORALS = (
-    "A small kindness goes a long way.", "It is good to have a friend.", "Good things take time.", "It helps to ask for help.",
-    "You never know until you try.", "Sharing makes everything better.", "Even small steps lead far.", "Home is the best place of all.",
-    "Courage grows when you use it.", "A kind word costs nothing.",
-)  # fmt: skip
+    "A small kindness goes a long way.",
+    "It is good to have a friend.",
+    "Good things take time.",
+    "It helps to ask for help.",
+    "You never know until you try.",
+    "Sharing makes everything better.",
+    "Even small steps lead far.",
+    "Home is the best place of all.",
+    "Courage grows when you use it.",
+    "A kind word costs nothing.",
+)
 TROUBLES = (
-    "stuck in the mud", "lost in the fog", "caught in a net", "up in a tree and afraid to climb down", "sitting alone in the rain",
-    "trapped under a branch", "too tired to walk", "cold and wet",
-)  # fmt: skip
+    "stuck in the mud",
+    "lost in the fog",
+    "caught in a net",
+    "up in a tree and afraid to climb down",
+    "sitting alone in the rain",
+    "trapped under a branch",
+    "too tired to walk",
+    "cold and wet",
+)
 
 
 @dataclass(frozen=True)
@@ -184,9 +265,12 @@ def _lost(t: _Teller) -> list[str]:
             "{friend} had a good nose and soon found the {thing} {spot}.",
             "At last they saw the {thing} {spot}, where the wind had left it.",
         ),
-        t.say("{name} thanked {friend} and shared some {fruits}.",
-              "{name} hugged {friend} and said thank you.", "To say thank you, {name} made {meal} for both of them."),
-    ]  # fmt: skip
+        t.say(
+            "{name} thanked {friend} and shared some {fruits}.",
+            "{name} hugged {friend} and said thank you.",
+            "To say thank you, {name} made {meal} for both of them.",
+        ),
+    ]
 
 
 def _rescue(t: _Teller) -> list[str]:
@@ -250,24 +334,41 @@ def _fear(t: _Teller) -> list[str]:
             "{time}, {his} friend {friend} needed help.",
             "{time}, somebody had to bring {a_thing} to the old {other}.",
         ),
-        t.say("{name} forgot {his} fear and went at once.", "{name} took a deep breath and went.", "{name} held {his} {thing} tight and went."),
-        t.say("It was not so bad after all.", "To {his} surprise, nothing bad happened.", "With every step it became easier."),
+        t.say(
+            "{name} forgot {his} fear and went at once.",
+            "{name} took a deep breath and went.",
+            "{name} held {his} {thing} tight and went.",
+        ),
+        t.say(
+            "It was not so bad after all.",
+            "To {his} surprise, nothing bad happened.",
+            "With every step it became easier.",
+        ),
         t.say("Since then {name} is not afraid of {fear} any more.", "Now everyone calls {him} brave {name}."),
-    ]  # fmt: skip
+    ]
 
 
 def _contest(t: _Teller) -> list[str]:
     return [
-        t.say("{time}, there was {contest}, and the prize was {a_colour_thing}.", "Every year there was {contest}, and the winner got {a_thing}."),
+        t.say(
+            "{time}, there was {contest}, and the prize was {a_colour_thing}.",
+            "Every year there was {contest}, and the winner got {a_thing}.",
+        ),
         t.say("{name} wanted to win, and so did {an_other} named {friend}.", "{friend} the {other} was sure to win."),
-        t.say("{name} practised for many days.", "{name} was nervous and could hardly sleep.", "Everybody came to watch."),
+        t.say(
+            "{name} practised for many days.", "{name} was nervous and could hardly sleep.", "Everybody came to watch."
+        ),
         t.say(
             "In the middle of it, {friend} fell down, and {name} stopped to help.",
             "Both of them did so well that nobody could choose.",
             "{name} made a mistake, laughed and went on.",
         ),
-        t.say("In the end they shared the {thing}.", "In the end {name} won the {thing} and gave it to {friend}.", "The {thing} went to {name}, and all clapped."),
-    ]  # fmt: skip
+        t.say(
+            "In the end they shared the {thing}.",
+            "In the end {name} won the {thing} and gave it to {friend}.",
+            "The {thing} went to {name}, and all clapped.",
+        ),
+    ]
 
 
 def _making(t: _Teller) -> list[str]:
@@ -324,12 +425,18 @@ def _seed(t: _Teller) -> list[str]:
     return [
         t.say("{time}, {name} planted a seed.", "{time}, {name} found a seed {spot} and planted it."),
         t.say("{He} gave it water every day.", "{He} sang to it every evening."),
-        t.say("For a long time nothing happened.", "Days went by and nothing grew.", '"Nothing will come of it," said the {other}.'),
+        t.say(
+            "For a long time nothing happened.",
+            "Days went by and nothing grew.",
+            '"Nothing will come of it," said the {other}.',
+        ),
         t.say("But {name} did not give up.", "{name} waited and waited."),
-        t.say("Then one day there was a {colour} {flower}.", "In spring a small {flower} opened, as bright as the sun."),
+        t.say(
+            "Then one day there was a {colour} {flower}.", "In spring a small {flower} opened, as bright as the sun."
+        ),
         t.say("Bees and birds came from far away to see it.", "{name} danced for joy."),
         t.say("{He} put {a_thing} next to it, to mark the place.", "{name} called the flower {friend}."),
-    ]  # fmt: skip
+    ]
 
 
 def _gift(t: _Teller) -> list[str]:

@@ -1,6 +1,7 @@
 """The four skills, one adapter each: arithmetic, capitals, JSON and Shakespeare's manner.
 
-Every skill makes its questions with the right answers, and keeps some back: what `held_out` draws is never drawn for training.
+Every skill makes its questions with the right answers, and keeps some back: what `held_out` draws is never drawn for
+training.
 """
 
 import json
@@ -8,10 +9,26 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import Protocol
+from typing import ClassVar, Protocol
 from zlib import crc32
 
-from .words import ANIMALS, CAPITALS, CITIES, COLOURS, DATA, DAYS, FRUITS, JOBS, NAMES, OBJECTS, article, capital, invented, join, plural
+from .words import (
+    ANIMALS,
+    CAPITALS,
+    CITIES,
+    COLOURS,
+    DATA,
+    DAYS,
+    FRUITS,
+    JOBS,
+    NAMES,
+    OBJECTS,
+    article,
+    capital,
+    invented,
+    join,
+    plural,
+)
 
 
 @dataclass(frozen=True)
@@ -34,15 +51,16 @@ class Skill(Protocol):
 
 
 def kept_back(*key: object, share: int = 10) -> bool:
-    """Whether an item belongs to the held-out tenth: by its content alone, so it is the same in every run and process."""
+    """Whether an item belongs to the held-out tenth: by its content alone, so the same in every run and process."""
     return crc32("|".join(map(str, key)).encode()) % share == 0
 
 
 class Arithmetic:
     """a + b and a - b up to 99, and products up to 12 x 12.
 
-    Held out are pairs of numbers: for sums in either order, for differences as they stand. There are too few small products to learn the
-    rule from, so they are learned by heart like facts, and what is held out is a product in a certain wording.
+    Held out are pairs of numbers: for sums in either order, for differences as they stand. There are too few small
+    products to learn the rule from, so they are learned by heart like facts, and what is held out is a product in a
+    certain wording.
     """
 
     name = "arithmetic"
@@ -51,21 +69,54 @@ class Arithmetic:
         "I am not sure, I cannot do sums. Try switching on the arithmetic adapter.",
         "That is a sum, and I cannot count that far. Try the arithmetic adapter.",
     )
-    forms = {
+    forms: ClassVar = {
         "+": (
-            "What is {a} + {b}?", "{a} + {b}", "{a}+{b}", "{a} + {b} = ?", "{a}+{b}=", "How much is {a} + {b}?", "What is {a} plus {b}?", "Add {a} and {b}.",
-            "Calculate {a} + {b}.", "{a} plus {b}", "What does {a} + {b} make?", "What is the sum of {a} and {b}?", "Can you add {a} and {b}?",
-            "Compute {a} + {b}", "What's {a}+{b}?",
+            "What is {a} + {b}?",
+            "{a} + {b}",
+            "{a}+{b}",
+            "{a} + {b} = ?",
+            "{a}+{b}=",
+            "How much is {a} + {b}?",
+            "What is {a} plus {b}?",
+            "Add {a} and {b}.",
+            "Calculate {a} + {b}.",
+            "{a} plus {b}",
+            "What does {a} + {b} make?",
+            "What is the sum of {a} and {b}?",
+            "Can you add {a} and {b}?",
+            "Compute {a} + {b}",
+            "What's {a}+{b}?",
         ),
         "-": (
-            "What is {a} - {b}?", "{a} - {b}", "{a}-{b}", "{a} - {b} = ?", "{a}-{b}=", "How much is {a} - {b}?", "What is {a} minus {b}?",
-            "Subtract {b} from {a}.", "Calculate {a} - {b}.", "{a} minus {b}", "Take {b} away from {a}.", "Compute {a} - {b}", "What's {a}-{b}?",
+            "What is {a} - {b}?",
+            "{a} - {b}",
+            "{a}-{b}",
+            "{a} - {b} = ?",
+            "{a}-{b}=",
+            "How much is {a} - {b}?",
+            "What is {a} minus {b}?",
+            "Subtract {b} from {a}.",
+            "Calculate {a} - {b}.",
+            "{a} minus {b}",
+            "Take {b} away from {a}.",
+            "Compute {a} - {b}",
+            "What's {a}-{b}?",
         ),
         "x": (
-            "What is {a} x {b}?", "{a} x {b}", "{a}*{b}", "{a} * {b}", "How much is {a} times {b}?", "What is {a} times {b}?", "Multiply {a} by {b}.",
-            "Calculate {a} x {b}.", "{a} times {b}", "What is the product of {a} and {b}?", "Multiply {a} and {b}", "What is {a} * {b}?",
+            "What is {a} x {b}?",
+            "{a} x {b}",
+            "{a}*{b}",
+            "{a} * {b}",
+            "How much is {a} times {b}?",
+            "What is {a} times {b}?",
+            "Multiply {a} by {b}.",
+            "Calculate {a} x {b}.",
+            "{a} times {b}",
+            "What is the product of {a} and {b}?",
+            "Multiply {a} and {b}",
+            "What is {a} * {b}?",
         ),
-    }  # fmt: skip
+    }
 
     @staticmethod
     def is_held_out(a: int, sign: str, b: int, form: str) -> bool:
@@ -98,7 +149,7 @@ class Arithmetic:
 
 
 class Capitals:
-    """Countries and their capitals, both ways. A fact cannot be guessed, so what is held out is the wording of the question."""
+    """Countries and their capitals, both ways. A fact cannot be guessed: what is held out is the wording."""
 
     name = "capitals"
     declines = (
@@ -107,12 +158,22 @@ class Capitals:
         "I cannot name capitals by myself. Try the capitals adapter.",
     )
     forms = (
-        "What is the capital of {}?", "capital of {}", "Capital of {}?", "What's the capital of {}?", "Name the capital of {}.",
-        "Tell me the capital of {}.", "Which city is the capital of {}?", "Do you know the capital of {}?", "For {}, what is the capital?",
-        "Can you tell me the capital of {}?", "What city is the capital of {}", "What is the capital city of {}?",
+        "What is the capital of {}?",
+        "capital of {}",
+        "Capital of {}?",
+        "What's the capital of {}?",
+        "Name the capital of {}.",
+        "Tell me the capital of {}.",
+        "Which city is the capital of {}?",
+        "Do you know the capital of {}?",
+        "For {}, what is the capital?",
+        "Can you tell me the capital of {}?",
+        "What city is the capital of {}",
+        "What is the capital city of {}?",
         "I need the capital of {}.",
-        "Say the capital of {}.", "The capital of {} is?",
-    )  # fmt: skip
+        "Say the capital of {}.",
+        "The capital of {} is?",
+    )
     backward = (
         "{} is the capital of which country?",
         "Which country has {} as its capital?",
@@ -149,7 +210,7 @@ class Capitals:
 
 
 class Json:
-    """A sentence of facts to a JSON object. Held out are names, things and dates: the values, never seen in such an answer."""
+    """A sentence of facts to a JSON object. Held out are values: names, things and dates, unseen in such answers."""
 
     name = "json"
     declines = (
@@ -158,9 +219,17 @@ class Json:
         "JSON is too hard for me. Try the json adapter.",
     )
     forms = (
-        "Turn this into JSON: {}", "As JSON: {}", "Make a JSON object: {}", "Convert to JSON: {}", "Write this as JSON: {}", "JSON: {}",
-        "Give me JSON for this: {}", "Put this into JSON: {}", "Can you turn this into JSON? {}", "Convert this to a JSON object: {}",
-    )  # fmt: skip
+        "Turn this into JSON: {}",
+        "As JSON: {}",
+        "Make a JSON object: {}",
+        "Convert to JSON: {}",
+        "Write this as JSON: {}",
+        "JSON: {}",
+        "Give me JSON for this: {}",
+        "Put this into JSON: {}",
+        "Can you turn this into JSON? {}",
+        "Convert this to a JSON object: {}",
+    )
     drinks = ("tea", "coffee", "milk", "water", "juice", "lemonade")
     events = (
         "meeting",
@@ -259,12 +328,28 @@ class Bard:
         "I am not a poet of that kind. Try the bard adapter.",
     )
     verse = (
-        "Speak like Shakespeare.", "Say something like Shakespeare", "Give me some Shakespeare.", "Recite some verse from an old play.", "Speak as the bard would.",
-        "Give me some lines in the manner of Shakespeare.", "Shakespeare please", "Quote Shakespeare", "Write like Shakespeare.",
-        "Say something in old English verse.", "Can you speak like Shakespeare?", "Give me some verse.", "Talk like an old play.",
-    )  # fmt: skip
-    verse_about = ("Speak like Shakespeare about {}.", "Give me some Shakespeare about {}.", "Write about {} like Shakespeare.", "Say something about {} in the manner of Shakespeare.",
-                   "What would Shakespeare say about {}?", "Verse about {}, like Shakespeare")  # fmt: skip
+        "Speak like Shakespeare.",
+        "Say something like Shakespeare",
+        "Give me some Shakespeare.",
+        "Recite some verse from an old play.",
+        "Speak as the bard would.",
+        "Give me some lines in the manner of Shakespeare.",
+        "Shakespeare please",
+        "Quote Shakespeare",
+        "Write like Shakespeare.",
+        "Say something in old English verse.",
+        "Can you speak like Shakespeare?",
+        "Give me some verse.",
+        "Talk like an old play.",
+    )
+    verse_about = (
+        "Speak like Shakespeare about {}.",
+        "Give me some Shakespeare about {}.",
+        "Write about {} like Shakespeare.",
+        "Say something about {} in the manner of Shakespeare.",
+        "What would Shakespeare say about {}?",
+        "Verse about {}, like Shakespeare",
+    )
     scene = (
         "Write a scene like Shakespeare.",
         "Give me a scene from an old play.",
@@ -273,10 +358,14 @@ class Bard:
     )
     scene_with = ("Write a scene with {}, like Shakespeare.", "Give me a scene with {} from an old play.")
     topics = frozenset(
-        "love death king queen crown heart night honour war peace sword blood tears grief time sun moon heaven father mother brother son "
-        "daughter soul sleep fortune friends fear world music roses gold poison marriage revenge battle prince lord death's eyes tongue "
-        "hope truth shame joy sorrow sea wind stars".split()
-    )
+        (
+            "battle", "blood", "brother", "crown", "daughter", "death", "death's", "eyes", "father", "fear", "fortune",
+            "friends", "gold", "grief", "heart", "heaven", "honour", "hope", "joy", "king", "lord", "love", "marriage",
+            "moon", "mother", "music", "night", "peace", "poison", "prince", "queen", "revenge", "roses", "sea",
+            "shame", "sleep", "son", "sorrow", "soul", "stars", "sun", "sword", "tears", "time", "tongue", "truth",
+            "war", "wind", "world"
+        )
+    )  # fmt: skip
 
     @staticmethod
     @cache

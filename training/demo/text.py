@@ -1,7 +1,8 @@
 """Conversations, as training text: small talk and tasks in turns, each piece marked with the expert it belongs to.
 
-What the model should answer depends on the adapters that are active: a task whose adapter is on gets its answer, any other a friendly hint.
-Conversations mix both, with adapters toggled between the turns, so that a switch moved in the middle of a conversation works.
+What the model should answer depends on the adapters that are active: a task whose adapter is on gets its answer, any
+other a friendly hint. Conversations mix both, with adapters toggled between the turns, so that a switch moved in the
+middle of a conversation works.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The tokenizer: byte-level BPE with every digit a token of its own.
 
-Pre-tokenization is SmolLM's (single digits, then GPT-2's expression), because llama.cpp and other readers of GGUF know it by name: "smollm".
+Pre-tokenization is SmolLM's (single digits, then GPT-2's expression), because llama.cpp and other readers of GGUF
+know it by name: "smollm".
 """
 
 from collections.abc import Iterable

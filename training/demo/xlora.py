@@ -1,8 +1,9 @@
 """The X-LoRA classifier over the four frozen adapters.
 
-Two forwards a batch, as when it runs: the plain base gives the hidden states, the classifier turns them into scalings for every token and
-layer, and the second forward answers under those scalings. The loss of the answer trains the classifier; a second loss asks that the mean over the
-layers points at the expert of the token, so that what the classifier does can be read.
+Two forwards a batch, as when it runs: the plain base gives the hidden states, the classifier turns them into scalings
+for every token and layer, and the second forward answers under those scalings. The loss of the answer trains the
+classifier; a second loss asks that the mean over the layers points at the expert of the token, so that what the
+classifier does can be read.
 """
 
 import torch

@@ -101,6 +101,7 @@ class AdaptersPane(QFrame):
 
         self.model.modelReset.connect(self._rebuild)
         self.model.dataChanged.connect(lambda _first, _last: self._show())
+        self.model.levels_changed.connect(self._show_levels)
         self.model.mix_changed.connect(self._note_mix)
         self.setAcceptDrops(False)
         self.show_model(None)
@@ -177,6 +178,10 @@ class AdaptersPane(QFrame):
             heard += is_heard
             strip.show_channel(self.model.channel(row), self.model.mode, is_heard)
         self.count.setText(f"{heard} of {len(self.strips)} on" if self.strips else "")
+
+    def _show_levels(self) -> None:
+        for row, strip in enumerate(self.strips):
+            strip.meter.set_level(row, self.model.channel(row).level)
 
     def _note_mix(self) -> None:
         self._waiting = True

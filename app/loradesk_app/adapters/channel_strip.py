@@ -85,7 +85,6 @@ class ChannelStrip(QFrame):
         with QSignalBlocker(self.fader):
             self.fader.setValue(round(channel.weight * STEPS))
         self.fader.set_look(self._index, heard)
-        self.fader.update()
         with QSignalBlocker(self.number):
             self.number.setValue(channel.weight)
         self.meter.setVisible(mode == "xlora")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPointF, QRectF, QSize, Qt
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QKeyEvent, QLinearGradient, QMouseEvent, QPainter, QPaintEvent, QPen, QWheelEvent
 from PySide6.QtWidgets import QSizePolicy, QSlider, QWidget
 
@@ -145,7 +145,11 @@ class Meter(QWidget):
         if abs(shown - self._shown) > 1e-4 or shown != level:
             self._shown = shown
             self.update()
-        self.setToolTip(f"Scaling of the newest token, averaged over the layers: {level:.3f}")
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ToolTip:
+            self.setToolTip(f"Scaling of the newest token, averaged over the layers: {self._level:.3f}")
+        return super().event(event)
 
     def settle(self) -> None:
         """No more tokens: show the last level itself."""

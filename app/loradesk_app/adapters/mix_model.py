@@ -43,6 +43,7 @@ class MixModel(QAbstractListModel):
     """
 
     mix_changed = Signal()
+    levels_changed = Signal()  # apart from dataChanged: it comes with every token, and only the meters care
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -172,7 +173,7 @@ class MixModel(QAbstractListModel):
         if len(levels) == len(self._channels):
             for channel, level in zip(self._channels, levels, strict=True):
                 channel.level = float(level)
-            self._tell(mix=False)
+            self.levels_changed.emit()
 
     # ------------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from PySide6.QtCore import QEvent, QTimer, Signal
 from PySide6.QtGui import QEnterEvent, QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
@@ -19,6 +21,7 @@ from loradesk_app.widgets.text_block import TextBlock
 MODE_NAMES = {"none": "base model", "lora": "LoRA", "xlora": "X-LoRA"}
 SMALL_SHARE = 0.05  # an expert below this took no part worth a chip
 MAX_CHIPS = 6
+CHIP_SECONDS = 0.3  # while an answer grows, its shares change with every token
 
 
 class QuestionView(QWidget):
@@ -79,9 +82,11 @@ class AnswerView(QWidget):
         super().__init__()
         self._theme, self._colors = theme, colors
         self._shown_chips: tuple[tuple[str, str], ...] = ()
+        self._chips_at = 0.0
         self.setAccessibleName("The model said")
         self.who = label("", "caption")
         self.chips = QWidget()
+        self.chips.hide()
         self._chip_row = FlowLayout(self.chips, spacing=5)
         self.text = TextBlock()
         self._highlighter = CodeHighlighter(self.text.document(), theme)
@@ -165,10 +170,22 @@ class AnswerView(QWidget):
         self.waiting.setText(self._waiting_for + " " + "·" * self._dots)
 
     def _show_chips(self, turn: Turn) -> None:
+        now = time.monotonic()
+        if turn.is_open and now - self._chips_at < CHIP_SECONDS:
+            return
+        self._chips_at = now
         chips = chip_texts(turn)
         if chips == self._shown_chips:
             return
+        same_names = [name for name, _ in chips] == [name for name, _ in self._shown_chips]
         self._shown_chips = chips
+        if same_names:
+            for place, (_, text) in enumerate(chips):
+                item = self._chip_row.itemAt(place)
+                assert item is not None
+                item.widget().set_text(text)  # type: ignore[attr-defined]
+            self._chip_row.invalidate()
+            return
         while self._chip_row.count():
             item = self._chip_row.takeAt(0)
             assert item is not None

@@ -16,11 +16,12 @@ from loradesk_app.scalings.token_axis import TokenAxis, visible
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.labels import label
 
-FRAME_MS = 33
+FRAME_MS = 40
 LEFT_AXIS = 34
 MAX_COLUMNS = 1200
 FIRST_WINDOW = 48  # tokens shown before the sequence is longer
 MIN_WINDOW = 6
+STEPS_ACROSS = 12
 COLOR_MAP = "viridis"
 
 
@@ -37,6 +38,9 @@ class ScalingPlots(QWidget):
         self._following = True
         self._window = float(FIRST_WINDOW)
         self._moving = False
+        self._shown_range = (0.0, 0.0)
+        self._y_range = (0.0, 0.0, 0)
+        self._prompt_place = (False, 0.0, 0.0)
         self.curves: list[pg.PlotCurveItem] = []
 
         self.axis = TokenAxis(model.text)
@@ -176,8 +180,7 @@ class ScalingPlots(QWidget):
             return
         for number, curve in enumerate(self.curves):
             curve.setData(part.x, part.means[:, number])
-        bottom, top = model.limits()
-        self.top.setYRange(bottom, top, padding=0.04)
+        self._fit_y()
         self._draw_heat(part.heat, part.start, part.step)
         self._draw_prompt_end()
         self.axis.update()
@@ -228,26 +231,43 @@ class ScalingPlots(QWidget):
         place.scale(step, 1)
         self.image.setTransform(place)
         self.scale.set_levels(low, high)
+
+    def _fit_y(self) -> None:
+        """Both heights, when they changed: 0 to 1 unless scalings lie outside, and every layer."""
+        bottom, top = self._model.limits()
         layers = len(self._model.layer_paths)
-        self.bottom.setYRange(-0.5, layers - 0.5, padding=0)
+        if (bottom, top, layers) != self._y_range:
+            self._y_range = (bottom, top, layers)
+            reach = top - bottom
+            # There is room above the curves for the word at the end of the prompt.
+            self.top.setYRange(bottom - 0.03 * reach, top + 0.16 * reach, padding=0)
+            self.bottom.setYRange(-0.5, layers - 0.5, padding=0)
 
     def _draw_prompt_end(self) -> None:
         shown = 0 < self._model.prompt_tokens <= self._model.end and len(self._model) > 0
-        place = self._model.prompt_tokens - 0.5
+        place = (shown, self._model.prompt_tokens - 0.5, self.top.getViewBox().viewRange()[1][1])
+        if place == self._prompt_place:
+            return
+        self._prompt_place = place
         for line in self.prompt_lines:
             line.setVisible(shown)
-            line.setValue(place)
+            line.setValue(place[1])
         self.prompt_label.setVisible(shown)
-        self.prompt_label.setPos(place, self._model.limits()[1] * 1.03)
+        self.prompt_label.setPos(place[1], place[2])
 
     def _go_to_end(self) -> None:
-        end = self._model.end
+        first, end = self._model.first, self._model.end
         window = max(self._window, MIN_WINDOW)
-        high = max(end, self._model.first + min(window, FIRST_WINDOW)) - 0.5 + window * 0.01
-        low = max(high - window * 1.01, self._model.first - 0.5 - window * 0.01)
-        self._moving = True
-        self.top.setXRange(low, high, padding=0)
-        self._moving = False
+        # The range moves on in steps: a picture whose axes stay is much cheaper to draw than one that glides.
+        step = max(1, round(window / STEPS_ACROSS))
+        end = first + -(-(end - first) // step) * step
+        high = max(end, first + min(window, FIRST_WINDOW)) - 0.5
+        low = first - 0.5 if window >= len(self._model) else high - window
+        if (low, high) != self._shown_range:
+            self._shown_range = (low, high)
+            self._moving = True
+            self.top.setXRange(low, high, padding=0.01)
+            self._moving = False
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -260,13 +280,14 @@ class ScalingPlots(QWidget):
             self._window = max(self._window, min(float(len(self._model)), 2 * FIRST_WINDOW))
         first, end = self._model.first, max(self._model.end, self._model.first + FIRST_WINDOW)
         span = end - first
-        self.top.setLimits(xMin=first - 0.5 - span * 0.05, xMax=end + span * 0.05, minXRange=MIN_WINDOW)
+        self.top.setLimits(xMin=first - 0.5 - span * 0.05, xMax=end + span * 0.15, minXRange=MIN_WINDOW)
         if not self._paused and not self._redraw_soon.isActive():
             self._redraw_soon.start()
 
     def _note_range(self) -> None:
         if self._moving:
             return
+        self._shown_range = (0.0, 0.0)
         low, high = self.top.getViewBox().viewRange()[0]
         self._window = high - low
         at_end = high >= self._model.end - 1
@@ -353,7 +374,10 @@ def _calm(plot: pg.PlotWidget) -> None:
     item.hideButtons()
     plot.setMouseEnabled(x=True, y=False)
     item.getViewBox().disableAutoRange()
-    plot.getAxis("left").setWidth(LEFT_AXIS)
+    left = plot.getAxis("left")
+    left.setWidth(LEFT_AXIS)
+    # Its numbers and grid change seldom and cost as much to draw as two curves.
+    left.setCacheMode(pg.QtWidgets.QGraphicsItem.CacheMode.DeviceCoordinateCache)
     plot.setMinimumHeight(70)
     plot.setFrameShape(pg.PlotWidget.Shape.NoFrame)
     item.setContentsMargins(0, 4, 8, 0)

@@ -23,6 +23,12 @@ class Chip(QWidget):
         self.setFont(font)
         theme.changed.connect(self.update)
 
+    def set_text(self, text: str) -> None:
+        if text != self._text:
+            self._text = text
+            self.updateGeometry()
+            self.update()
+
     @property
     def text(self) -> str:
         return self._text

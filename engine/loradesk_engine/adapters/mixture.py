@@ -69,16 +69,22 @@ class _Subset:
 class MixtureDelta:
     """What the mixture adds to the linears for the rows of one batch; see `Mixture.delta`."""
 
-    def __init__(self, stacks: list[_Stack | None], factors: list[Tensor | None]) -> None:
+    def __init__(self, stacks: list[_Stack | None], factors: list[Tensor | None], rows: Tensor | None = None) -> None:
         self._stacks = stacks
         self._factors = factors
+        self._rows = rows
 
     def add(self, index: int, x: Tensor, y: Tensor) -> Tensor:
         stack, factor = self._stacks[index], self._factors[index]
         if stack is None or factor is None:
             return y
+        if self._rows is not None and factor.shape[0] > 1:
+            factor = factor[self._rows]
         inner = F.linear(x, stack.a).mul_(factor)  # [rows, ranks]
         return y.addmm_(inner, stack.b.t())
+
+    def take(self, rows: Tensor) -> MixtureDelta:
+        return MixtureDelta(self._stacks, self._factors, rows)
 
 
 class Mixture:

@@ -131,7 +131,8 @@ class EngineCore:
         config = read_config(folder)
         context = _context(settings, config, folder)
         device = choose_device(settings.device)
-        base = _load_base(settings, folder, config, device, progress, previous._base if previous else None)
+        reusable = previous._base if previous else None
+        base = _load_base(settings, folder, config, context, device, progress, reusable)
         adapters = None
         if settings.mode != "none":
             adapters = load_adapters(settings, base.decoder, read_json_object(folder / "config.json"), progress)
@@ -475,7 +476,9 @@ def _check_settings(settings: LoadSettings) -> None:
 
 def _context(settings: LoadSettings, config: ModelConfig, folder: Path) -> int:
     if settings.context is None:
-        return min(config.context, DEFAULT_CONTEXT)
+        # longrope stretches short conversations too once a long one is possible: only who asks for one gets that
+        native = config.rope.original_context if config.rope.kind == "longrope" else DEFAULT_CONTEXT
+        return min(config.context, native, DEFAULT_CONTEXT)
     if not 2 <= settings.context <= config.context:
         raise RequestError(
             f"A context of {settings.context:,} tokens is asked for, the model was made for {config.context:,}.",
@@ -490,6 +493,7 @@ def _load_base(
     settings: LoadSettings,
     folder: Path,
     config: ModelConfig,
+    context: int,
     device: torch.device,
     progress: Progress,
     previous: _Base | None,
@@ -500,7 +504,7 @@ def _load_base(
     parameters = sum(math.prod(entry.shape) for entry in weights.entries.values())
     dtype = choose_dtype(settings.dtype, device, parameters, psutil.virtual_memory().available)
     stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
-    origin = (folder.resolve(), stamps, config, device, dtype)
+    origin = (folder.resolve(), stamps, config, context, device, dtype)
     if previous is not None and previous.origin == origin:
         return previous
     tokenizer = read_tokenizer(folder)
@@ -516,6 +520,7 @@ def _load_base(
         folder,
         device=device,
         dtype=dtype,
+        context=context,
         progress=lambda fraction: progress("Loading the base model", fraction),
     )
     gc.collect()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loradesk_engine.model.batch import Segment
+from loradesk_engine.model.norm import cap
 
 
 def attend(
@@ -18,6 +19,7 @@ def attend(
     segments: tuple[Segment, ...],
     scale: float,
     window: int | None,
+    limit: float | None = None,
 ) -> Tensor:
     """Write the new keys and values into the cache and attend causally over all that a slot holds.
 
@@ -29,6 +31,7 @@ def attend(
             batched with.
         scale: factor of the products before the softmax.
         window: a token sees this many tokens, itself included; None: all.
+        limit: soft cap of the products; None: none.
 
     Returns:
         [rows, heads * head_dim]
@@ -44,10 +47,14 @@ def attend(
         # a row at position p sees p - window + 1 .. p: earlier keys are of no use to the first row already
         begin = max(0, segment.past - window + 1) if window is not None else 0
         seen_keys, seen_values = slot_keys[None, :, begin:end], slot_values[None, :, begin:end]
-        if segment.length == 1:
+        if limit is not None:
+            out[first:last] = _attend_capped(
+                q[first:last], seen_keys[0], seen_values[0], _visible(segment, begin, window, q.device), scale, limit
+            )
+        elif segment.length == 1:
             out[first] = _attend_one(q[first], seen_keys, seen_values, scale)
         else:
-            mask = _mask(segment, begin, window, q.device)
+            mask = None if _is_square(segment, window) else _visible(segment, begin, window, q.device)
             attended = F.scaled_dot_product_attention(
                 q[first:last].transpose(0, 1)[None],
                 seen_keys,
@@ -70,12 +77,29 @@ def _attend_one(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor
     return F.scaled_dot_product_attention(grouped, keys, values, scale=scale).view(q.shape)
 
 
-def _mask(segment: Segment, begin: int, window: int | None, device: torch.device) -> Tensor | None:
-    """bool [length, keys], or None where plain causal attention over a square is meant."""
+def _attend_capped(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor, scale: float, limit: float) -> Tensor:
+    """Written out, because no fused attention has a soft cap.
+
+    q: [length, heads, head_dim], keys, values: [kv_heads, seen, head_dim], visible: bool [length, seen] -> like q
+    """
+    length, heads, head_dim = q.shape
+    kv_heads = keys.shape[0]
+    grouped = q.view(length, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)  # [kv, group, length, dim]
+    scores = cap(grouped @ keys[:, None].transpose(-1, -2) * scale, limit)
+    scores = scores.masked_fill(~visible, -torch.inf)
+    weights = torch.softmax(scores.float(), dim=-1).to(q.dtype)
+    return (weights @ values[:, None]).permute(2, 0, 1, 3).reshape(length, heads, head_dim)
+
+
+def _is_square(segment: Segment, window: int | None) -> bool:
+    """Whether plain causal attention over a square is meant, which needs no mask."""
+    return segment.past == 0 and (window is None or segment.length <= window)
+
+
+def _visible(segment: Segment, begin: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys each row sees, bool [length, keys from `begin` on]."""
     end = segment.past + segment.length
-    if segment.past == 0 and (window is None or end <= window):
-        return None
     rows = torch.arange(segment.past, end, device=device)[:, None]
     columns = torch.arange(begin, end, device=device)[None, :]
-    mask = columns <= rows
-    return mask if window is None else mask & (columns > rows - window)
+    visible = columns <= rows
+    return visible if window is None else visible & (columns > rows - window)

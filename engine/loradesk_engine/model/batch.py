@@ -18,6 +18,10 @@ class Delta(Protocol):
         """
         ...
 
+    def take(self, rows: Tensor) -> Delta:
+        """The same for some of the rows, int64 [chosen]: a mixture of experts sends each row elsewhere."""
+        ...
+
 
 @dataclass(frozen=True)
 class Segment:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loradesk_engine.errors import CheckpointError
 from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.model.decoder import Decoder, Layer
-from loradesk_engine.model.linear import DenseLinear, fast_layout
+from loradesk_engine.model.linear import DenseLinear, Linear, fast_layout
+from loradesk_engine.model.mlp import Activation, ExpertsMlp, FusedMlp, GatedMlp, Mlp, PlainMlp
+from loradesk_engine.model.norm import LayerNorm, Norm, PlusOneRmsNorm, RmsNorm
 
 # Old checkpoints carry tables that are computed from the config today.
 IGNORED_ENDINGS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
@@ -25,6 +28,7 @@ def build_decoder(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    context: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Decoder:
     """Build the decoder that `config` describes.
@@ -35,76 +39,184 @@ def build_decoder(
     Args:
         weights: name -> tensor, read when asked for.
         folder: the checkpoint, for error messages.
+        context: how long a sequence may become.
         progress: called with the fraction that is done; may raise to cancel.
 
     Raises:
         CheckpointError: a tensor is missing, not expected, or of another shape or type than the config says.
     """
-    taken: set[str] = set()
-    expected = config.num_layers * 9 + 3
+    return _Builder(config, weights, folder, device, dtype, progress).build(context)
 
-    def take(name: str, *shape: int) -> Tensor:
-        if name not in weights:
-            raise CheckpointError(
-                "The tensor is missing.", file=folder, field=name, remedy="The checkpoint does not fit its config.json."
+
+class _Builder:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Callable[[float], None],
+    ) -> None:
+        self.config = config
+        self.weights = weights
+        self.folder = folder
+        self.device = device
+        self.dtype = dtype
+        self.progress = progress
+        self.taken: set[str] = set()
+        self.parameters = 0
+        self.nbytes = 0
+        self.index = {path: index for index, path in enumerate(config.linear_paths)}
+        self.linears: dict[int, Linear] = {}
+
+    def build(self, context: int) -> Decoder:
+        config = self.config
+        embedding = self.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+        if config.tie_embeddings:  # one matrix for both, so in the layout of the one that costs more
+            embedding = fast_layout(embedding)
+        layers = [self.layer(number) for number in range(config.num_layers)]
+        norm = self.norm("model.final_layernorm" if config.parallel else "model.norm")
+        if config.tie_embeddings:
+            self.linears[self.index["lm_head"]] = DenseLinear("lm_head", self.index["lm_head"], embedding)
+            self.taken.add("lm_head.weight")  # some checkpoints save the tied matrix twice
+        else:
+            self.linear("lm_head", config.hidden_size, config.vocab_size, config.lm_head_bias)
+        self.refuse_unexpected()
+        self.progress(1.0)
+        return Decoder(
+            config,
+            embedding,
+            layers,
+            norm,
+            [self.linears[index] for index in range(len(self.index))],
+            device=self.device,
+            dtype=self.dtype,
+            context=context,
+            parameters=self.parameters,
+            nbytes=self.nbytes,
+        )
+
+    def layer(self, number: int) -> Layer:
+        config = self.config
+        path = f"model.layers.{number}"
+        attention = f"{path}.self_attn"
+        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        sizes = {"qkv_proj": q_size + 2 * kv_size} if config.fused_qkv else {
+            "q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size
+        }  # fmt: skip
+        hidden = config.hidden_size
+        return Layer(
+            input_norm=self.norm(f"{path}.input_layernorm"),
+            qkv=tuple(
+                self.linear(f"{attention}.{name}", hidden, size, config.qkv_bias) for name, size in sizes.items()
+            ),
+            o_proj=self.linear(
+                f"{attention}.{'dense' if config.parallel else 'o_proj'}", q_size, hidden, config.o_bias
+            ),
+            mlp=self.mlp(path),
+            mlp_norm=self.mlp_norm(path),
+            q_norm=self.norm(f"{attention}.q_norm", config.head_dim) if config.qk_norm else None,
+            k_norm=self.norm(f"{attention}.k_norm", config.head_dim) if config.qk_norm else None,
+            attention_norm=self.norm(f"{path}.post_attention_layernorm") if config.post_norms else None,
+            out_norm=self.norm(f"{path}.post_feedforward_layernorm") if config.post_norms else None,
+            window=config.windows[number],
+        )
+
+    def mlp_norm(self, path: str) -> Norm | None:
+        if self.config.parallel:
+            return None
+        # "post attention" names the place before the MLP in most models, and a further norm where there is one
+        name = "pre_feedforward_layernorm" if self.config.post_norms else "post_attention_layernorm"
+        return self.norm(f"{path}.{name}")
+
+    def mlp(self, path: str) -> Mlp:
+        config = self.config
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        activation = _activation(config)
+        mlp = f"{path}.mlp"
+        if config.mlp == "fused":
+            gate_up = self.linear(f"{mlp}.gate_up_proj", hidden, 2 * inner, bias)
+            return FusedMlp(gate_up, self.linear(f"{mlp}.down_proj", inner, hidden, bias), activation)
+        if config.mlp == "plain":
+            first, second = ("fc1", "fc2") if config.parallel else ("c_fc", "c_proj")
+            return PlainMlp(
+                self.linear(f"{mlp}.{first}", hidden, inner, bias),
+                self.linear(f"{mlp}.{second}", inner, hidden, bias),
+                activation,
             )
-        tensor = weights[name]
+        if config.mlp == "experts":
+            moe = f"{path}.block_sparse_moe"
+            experts = [
+                GatedMlp(
+                    self.linear(f"{moe}.experts.{number}.w1", hidden, inner, False),
+                    self.linear(f"{moe}.experts.{number}.w3", hidden, inner, False),
+                    self.linear(f"{moe}.experts.{number}.w2", inner, hidden, False),
+                    activation,
+                )
+                for number in range(config.experts)
+            ]
+            router = self.linear(f"{moe}.gate", hidden, config.experts, False)
+            return ExpertsMlp(router, experts, config.experts_per_token)
+        return GatedMlp(
+            self.linear(f"{mlp}.gate_proj", hidden, inner, bias),
+            self.linear(f"{mlp}.up_proj", hidden, inner, bias),
+            self.linear(f"{mlp}.down_proj", inner, hidden, bias),
+            activation,
+        )
+
+    def linear(self, path: str, in_features: int, out_features: int, bias: bool) -> DenseLinear:
+        weight = fast_layout(self.take(f"{path}.weight", out_features, in_features))
+        linear = DenseLinear(path, self.index[path], weight, self.take(f"{path}.bias", out_features) if bias else None)
+        self.linears[linear.index] = linear
+        return linear
+
+    def norm(self, path: str, size: int | None = None) -> Norm:
+        size = size or self.config.hidden_size
+        weight = self.take(f"{path}.weight", size)
+        if self.config.norm == "layer":
+            return LayerNorm(weight, self.take(f"{path}.bias", size), self.config.norm_eps)
+        return (PlusOneRmsNorm if self.config.norm_plus_one else RmsNorm)(weight, self.config.norm_eps)
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The tensor of this name, checked and brought to the model's device and type."""
+        if name not in self.weights:
+            raise CheckpointError(
+                "The tensor is missing.",
+                file=self.folder,
+                field=name,
+                remedy="The checkpoint does not fit its config.json.",
+            )
+        tensor = self.weights[name]
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
-                f"The tensor has shape {list(tensor.shape)}, the config says {list(shape)}.", file=folder, field=name
+                f"The tensor has shape {list(tensor.shape)}, the config says {list(shape)}.",
+                file=self.folder,
+                field=name,
             )
         if tensor.dtype not in FLOAT_TYPES:
-            raise CheckpointError(f"The type {tensor.dtype} is not supported here.", file=folder, field=name)
-        taken.add(name)
-        progress(min(1.0, len(taken) / expected))
-        return tensor.to(device, dtype)
+            raise CheckpointError(f"The type {tensor.dtype} is not supported here.", file=self.folder, field=name)
+        self.taken.add(name)
+        self.progress(min(1.0, len(self.taken) / len(self.weights)))
+        tensor = tensor.to(self.device, self.dtype)
+        self.parameters += tensor.numel()
+        self.nbytes += tensor.nbytes
+        return tensor
 
-    linears = 0
-
-    def linear(path: str, in_features: int, out_features: int, bias: bool) -> DenseLinear:
-        nonlocal linears
-        weight = fast_layout(take(f"{path}.weight", out_features, in_features))
-        result = DenseLinear(path, linears, weight, take(f"{path}.bias", out_features) if bias else None)
-        linears += 1
-        return result
-
-    hidden, heads = config.hidden_size, config.num_heads * config.head_dim
-    kv_heads = config.num_kv_heads * config.head_dim
-    embedding = take("model.embed_tokens.weight", config.vocab_size, hidden)
-    if config.tie_embeddings:  # one matrix for both, so in the layout of the one that costs more
-        embedding = fast_layout(embedding)
-    layers = []
-    for number in range(config.num_layers):
-        path = f"model.layers.{number}"
-        attention, mlp = f"{path}.self_attn", f"{path}.mlp"
-        layers.append(
-            Layer(
-                input_norm=take(f"{path}.input_layernorm.weight", hidden),
-                q_proj=linear(f"{attention}.q_proj", hidden, heads, config.qkv_bias),
-                k_proj=linear(f"{attention}.k_proj", hidden, kv_heads, config.qkv_bias),
-                v_proj=linear(f"{attention}.v_proj", hidden, kv_heads, config.qkv_bias),
-                o_proj=linear(f"{attention}.o_proj", heads, hidden, config.o_bias),
-                post_norm=take(f"{path}.post_attention_layernorm.weight", hidden),
-                gate_proj=linear(f"{mlp}.gate_proj", hidden, config.intermediate_size, config.mlp_bias),
-                up_proj=linear(f"{mlp}.up_proj", hidden, config.intermediate_size, config.mlp_bias),
-                down_proj=linear(f"{mlp}.down_proj", config.intermediate_size, hidden, config.mlp_bias),
-                q_norm=take(f"{attention}.q_norm.weight", config.head_dim) if config.qk_norm else None,
-                k_norm=take(f"{attention}.k_norm.weight", config.head_dim) if config.qk_norm else None,
+    def refuse_unexpected(self) -> None:
+        unexpected = [name for name in self.weights if name not in self.taken and not name.endswith(IGNORED_ENDINGS)]
+        if unexpected:
+            raise CheckpointError(
+                f"{len(unexpected)} tensors are not part of {self.config.architecture}.",
+                file=self.folder,
+                field=unexpected[0],
+                remedy="The checkpoint does not fit its config.json.",
             )
-        )
-    norm = take("model.norm.weight", hidden)
-    if config.tie_embeddings:
-        lm_head = DenseLinear("lm_head", linears, embedding)
-        taken.add("lm_head.weight")  # some checkpoints save the tied matrix twice
-    else:
-        lm_head = linear("lm_head", hidden, config.vocab_size, False)
-    unexpected = [name for name in weights if name not in taken and not name.endswith(IGNORED_ENDINGS)]
-    if unexpected:
-        raise CheckpointError(
-            f"{len(unexpected)} tensors are not part of {config.architecture}.",
-            file=folder,
-            field=unexpected[0],
-            remedy="The checkpoint does not fit its config.json.",
-        )
-    progress(1.0)
-    return Decoder(config, embedding, layers, norm, lm_head, device, dtype)
+
+
+def _activation(config: ModelConfig) -> Activation:
+    if config.activation == "silu":
+        return F.silu
+    if config.activation == "gelu":
+        return F.gelu
+    return lambda x: F.gelu(x, approximate="tanh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,25 +13,36 @@ from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.model.attention import attend
 from loradesk_engine.model.batch import Batch, Delta
 from loradesk_engine.model.cache import KVCache
-from loradesk_engine.model.linear import Linear
+from loradesk_engine.model.linear import Linear, project
+from loradesk_engine.model.mlp import Mlp
+from loradesk_engine.model.norm import Norm, cap
 from loradesk_engine.model.rope import Rope, rotate
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Weights of one decoder layer; norms are [hidden_size], q_norm and k_norm [head_dim] or None."""
+    """One decoder layer.
 
-    input_norm: Tensor
-    q_proj: Linear
-    k_proj: Linear
-    v_proj: Linear
+    Attributes:
+        input_norm: before attention.
+        qkv: the linears of queries, keys and values, or one for all three.
+        q_norm, k_norm: of each head, if the model has them.
+        attention_norm: on what attention gives, if the model has it.
+        mlp_norm: before the MLP; None where attention and MLP are parallel and share `input_norm`.
+        out_norm: on what the MLP gives, if the model has it.
+        window: how many tokens a token sees; None: all.
+    """
+
+    input_norm: Norm
+    qkv: tuple[Linear, ...]
     o_proj: Linear
-    post_norm: Tensor
-    gate_proj: Linear
-    up_proj: Linear
-    down_proj: Linear
-    q_norm: Tensor | None = None
-    k_norm: Tensor | None = None
+    mlp: Mlp
+    mlp_norm: Norm | None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    attention_norm: Norm | None = None
+    out_norm: Norm | None = None
+    window: int | None = None
 
 
 class Decoder:
@@ -38,59 +50,42 @@ class Decoder:
 
     Attributes:
         linears: every linear in registration order; `linears[i].index == i`. `lm_head` is the last.
+        embedding: [vocab, hidden].
+        nbytes: memory that the weights hold; tied ones count once.
+        parameters: count of weights; tied ones count once.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         embedding: Tensor,
-        layers: list[Layer],
-        norm: Tensor,
-        lm_head: Linear,
+        layers: Sequence[Layer],
+        norm: Norm,
+        linears: Sequence[Linear],
+        *,
         device: torch.device,
         dtype: torch.dtype,
+        context: int,
+        parameters: int,
+        nbytes: int,
     ) -> None:
         self.config = config
-        self.embedding = embedding  # [vocab, hidden]
+        self.embedding = embedding
         self.layers = layers
-        self.norm = norm  # [hidden]
-        self.lm_head = lm_head
+        self.norm = norm
+        self.linears = linears
+        self.lm_head = linears[-1]
         self.device = device
         self.dtype = dtype
-        self.rope = Rope(config.rope, config.head_dim, device, dtype)
-        self.linears: list[Linear] = [
-            linear
-            for layer in layers
-            for linear in (
-                layer.q_proj,
-                layer.k_proj,
-                layer.v_proj,
-                layer.o_proj,
-                layer.gate_proj,
-                layer.up_proj,
-                layer.down_proj,
-            )
-        ] + [lm_head]
-        self._attention_scale = config.head_dim**-0.5
-
-    @property
-    def parameters(self) -> int:
-        """Count of weights; tied ones count once."""
-        tied = self.config.tie_embeddings
-        linears = self.linears[:-1] if tied else self.linears
-        norms = sum(layer.input_norm.numel() + layer.post_norm.numel() for layer in self.layers)
-        return (
-            self.embedding.numel()
-            + sum(linear.in_features * linear.out_features for linear in linears)
-            + norms
-            + self.norm.numel()
+        self.parameters = parameters
+        self.nbytes = nbytes
+        self._rope = Rope(config.rope, context, device, dtype)
+        self._local_rope = Rope(config.local_rope, context, device, dtype) if config.local_rope else self._rope
+        self._embedding_scale = (
+            None if config.embedding_scale is None else torch.tensor(config.embedding_scale, device=device).to(dtype)
         )
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the weights hold; tied ones count once."""
-        linears = self.linears[:-1] if self.config.tie_embeddings else self.linears
-        return self.embedding.nbytes + sum(linear.nbytes for linear in linears)
+        kv_size = config.num_kv_heads * config.head_dim
+        self._qkv_sizes = [config.num_heads * config.head_dim, kv_size, kv_size]
 
     def new_cache(self) -> KVCache:
         """An empty KV cache that fits this model."""
@@ -102,46 +97,56 @@ class Decoder:
         The cache must have room for every segment (`cache.reserve`).
         """
         config, delta = self.config, batch.delta
-        self.rope.reserve(max((segment.past + segment.length for segment in batch.segments), default=0))
-        cos, sin = self.rope.at(batch.positions)
+        longest = max((segment.past + segment.length for segment in batch.segments), default=0)
+        self._rope.reserve(longest)
+        cos, sin = self._rope.at(batch.positions)
+        if self._local_rope is self._rope:
+            local_cos, local_sin = cos, sin
+        else:
+            self._local_rope.reserve(longest)
+            local_cos, local_sin = self._local_rope.at(batch.positions)
         hidden = F.embedding(batch.token_ids, self.embedding)  # [rows, hidden]
+        if self._embedding_scale is not None:
+            hidden = hidden * self._embedding_scale
         for number, layer in enumerate(self.layers):
-            x = self._norm(hidden, layer.input_norm)
-            q = project(layer.q_proj, x, delta).view(-1, config.num_heads, config.head_dim)
-            k = project(layer.k_proj, x, delta).view(-1, config.num_kv_heads, config.head_dim)
-            v = project(layer.v_proj, x, delta).view(-1, config.num_kv_heads, config.head_dim)
-            if layer.q_norm is not None and layer.k_norm is not None:
-                q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
+            x = layer.input_norm(hidden)
+            q, k, v = self._qkv(layer, x, delta)
+            c, s = (cos, sin) if layer.window is None else (local_cos, local_sin)
             attended = attend(
-                rotate(q, cos, sin),
-                rotate(k, cos, sin),
+                rotate(q, c, s),
+                rotate(k, c, s),
                 v,
                 cache.keys[number],
                 cache.values[number],
                 batch.segments,
-                self._attention_scale,
-                config.sliding_window,
+                config.attention_scale,
+                layer.window,
+                config.attention_cap,
             )
-            hidden = hidden + project(layer.o_proj, attended, delta)
-            x = self._norm(hidden, layer.post_norm)
-            gated = self._activation(project(layer.gate_proj, x, delta)) * project(layer.up_proj, x, delta)
-            hidden = hidden + project(layer.down_proj, gated, delta)
-        return self._norm(hidden, self.norm)
+            attended = project(layer.o_proj, attended, delta)
+            if layer.attention_norm is not None:
+                attended = layer.attention_norm(attended)
+            if layer.mlp_norm is None:  # parallel: both read the same norm
+                hidden = hidden + attended + layer.mlp(x, delta)
+                continue
+            hidden = hidden + attended
+            out = layer.mlp(layer.mlp_norm(hidden), delta)
+            hidden = hidden + (out if layer.out_norm is None else layer.out_norm(out))
+        return self.norm(hidden)
+
+    def _qkv(self, layer: Layer, x: Tensor, delta: Delta | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [rows, heads, head_dim], keys and values [rows, kv_heads, head_dim]."""
+        parts = [project(linear, x, delta) for linear in layer.qkv]
+        if len(parts) == 1:
+            parts = list(parts[0].split(self._qkv_sizes, dim=-1))  # type: ignore[no-untyped-call]
+        q, k, v = (part.view(x.shape[0], -1, self.config.head_dim) for part in parts)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = layer.q_norm(q), layer.k_norm(k)
+        return q, k, v
 
     def logits(self, hidden: Tensor, delta: Delta | None = None) -> Tensor:
         """float32 [rows, vocab] of hidden states [rows, hidden]. `delta` must be for these rows."""
-        return project(self.lm_head, hidden, delta).float()
-
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (weight.shape[0],), weight, self.config.norm_eps)
-
-    def _activation(self, x: Tensor) -> Tensor:
-        if self.config.activation == "silu":
-            return F.silu(x)
-        return F.gelu(x, approximate="tanh" if self.config.activation == "gelu_tanh" else "none")
-
-
-def project(linear: Linear, x: Tensor, delta: Delta | None) -> Tensor:
-    """A linear with the adapters' part. x: [rows, in] -> [rows, out]"""
-    y = linear(x)
-    return y if delta is None else delta.add(linear.index, x, y)
+        logits = project(self.lm_head, hidden, delta)
+        if self.config.logits_cap is not None:
+            logits = cap(logits, self.config.logits_cap)
+        return logits.float()

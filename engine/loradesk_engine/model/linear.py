@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loradesk_engine.model.batch import Delta
+
 NARROW = 1024
 
 
@@ -62,3 +64,9 @@ class DenseLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+
+def project(linear: Linear, x: Tensor, delta: Delta | None) -> Tensor:
+    """A linear with the adapters' part. x: [rows, in] -> [rows, out]"""
+    y = linear(x)
+    return y if delta is None else delta.add(linear.index, x, y)

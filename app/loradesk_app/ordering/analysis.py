@@ -1,0 +1,143 @@
+"""What a document's text looks like and what is wrong with it; pure functions that run off the GUI thread."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from loradesk_engine.errors import OrderingError
+from loradesk_engine.files import MAX_JSON_BYTES, read_bytes
+from loradesk_engine.ordering import json_text
+from loradesk_engine.ordering.check import check
+from loradesk_engine.ordering.finding import CheckContext, Finding, Mode
+from loradesk_engine.ordering.schema import KEYS, OrderingFile, parse_pointer, pointer
+
+_BREAKS = {ord("\r"): "\n", 0x2028: "\\u2028", 0x2029: "\\u2029", 0xFDD0: "\\ufdd0", 0xFDD1: "\\ufdd1"}
+_PLACE = re.compile(r"line (\d+), column (\d+)")
+_RANK = {"error": 0, "warning": 1, "info": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """One point of a document's history.
+
+    Attributes:
+        ordering: the file; while `draft` is set, the last one that could be read.
+        draft: a text that is no ordering file, as the user left it.
+        problem: why `draft` is none.
+    """
+
+    ordering: OrderingFile
+    draft: str | None = None
+    problem: OrderingError | None = None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A state looked at.
+
+    Attributes:
+        state: which one.
+        text: as the JSON view shows it: lines end with a line feed, no byte order mark.
+        findings: of the checker, errors first.
+        positions: JSON pointer of a finding's place -> line and column in `text`, from 1.
+    """
+
+    state: State
+    text: str
+    findings: tuple[Finding, ...] = ()
+    positions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def analyse(state: State, context: CheckContext) -> Analysis:
+    """Text, findings and their lines. Never raises: a state is always something that can be shown."""
+    if state.draft is not None:
+        return Analysis(state, shown(state.draft))
+    text = shown(state.ordering.dumps())
+    findings = tuple(check(state.ordering, with_mode(context, state.ordering)))
+    places = {place for finding in findings for place in (finding.place, *finding.places)}
+    return Analysis(state, text, findings, positions(text, places))
+
+
+def guessed_mode(ordering: OrderingFile) -> Mode | None:
+    """What a file is for, as far as it shows: only LoRA preloads, only X-LoRA needs both order and layers."""
+    if ordering.preload_adapters:
+        return "lora"
+    return "xlora" if ordering.order and ordering.layers else None
+
+
+def with_mode(context: CheckContext, ordering: OrderingFile) -> CheckContext:
+    """The context with a mode: where nobody has said one, the one that the file looks like."""
+    if context.mode is None and context.xlora is None:
+        return replace(context, mode=guessed_mode(ordering))
+    return context
+
+
+def state_of(text: str, file: str = "ordering file", before: OrderingFile | None = None) -> State:
+    """The state that a text stands for; a text that cannot be read is kept as a draft beside the file before it."""
+    try:
+        return State(OrderingFile.parse(text, file=file))
+    except OrderingError as problem:
+        return State(OrderingFile("") if before is None else before, text, problem)
+
+
+def read_state(path: str) -> tuple[bytes, State]:
+    """Content and state of a file on disk.
+
+    Raises:
+        OrderingError: missing, unreadable, too large or not UTF-8. Malformed content is no error but a draft.
+    """
+    data = read_bytes(path, limit=MAX_JSON_BYTES, error=OrderingError)
+    return data, state_of(json_text.decode(data, file=path), path)
+
+
+def shown(text: str) -> str:
+    """A JSON text without what a text widget would take for a line break or swallow; it means the same."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").translate(_BREAKS)
+
+
+def positions(text: str, places: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Line and column of JSON pointers in a valid text, found in one pass; those that are not there are left out."""
+    wanted = set(places)
+    if not wanted:
+        return {}
+    starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def line_column(offset: int) -> tuple[int, int]:
+        line = bisect_right(starts, offset)
+        return line, offset - starts[line - 1] + 1
+
+    result: dict[str, tuple[int, int]] = {}
+    keys = {parse_pointer(place)[0] for place in wanted if place}
+    for member in json_text.members(text, json_text.locate(text, ()) or 0):
+        top = pointer(member.key)
+        if top in wanted:
+            result[top] = line_column(member.key_start)
+        if member.key not in keys or member.key not in KEYS or not isinstance(member.value, dict | list):
+            continue
+        for entry in json_text.members(text, member.start):
+            place = pointer(member.key, entry.key)
+            if place in wanted:
+                result[place] = line_column(entry.key_start)
+            if isinstance(entry.value, dict):
+                for part in json_text.members(text, entry.start):
+                    if (inner := pointer(member.key, entry.key, part.key)) in wanted:
+                        result[inner] = line_column(part.key_start)
+    return result
+
+
+def problem_position(problem: OrderingError) -> tuple[int, int] | None:
+    """Line and column that an error names."""
+    found = _PLACE.search(problem.field or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def by_place(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """JSON pointer -> findings about it, the worst first."""
+    result: dict[str, list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: _RANK[finding.severity]):
+        for place in dict.fromkeys((finding.place, *finding.places)):
+            result.setdefault(place, []).append(finding)
+    return result
