@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         take_screenshot_when_idle(app, window, arguments.screenshot)
     window.show()
     trace.mark("window shown")
+    close_on_signals(window)
     code = app.exec()
     if ended and not ended[0]:
         # The worker is stuck in a native call that nothing can interrupt; all work is saved.
@@ -100,6 +101,17 @@ def first_model(demo: str | None, settings: Settings) -> LoadSettings | None:
         return demo_settings(demo)  # type: ignore[arg-type]
     last = from_json(settings.get("last_model")) if settings.get("reload_last_model") else None
     return last or demo_settings("xlora")
+
+
+def close_on_signals(window: MainWindow) -> None:
+    """Ctrl+C in the terminal and a polite kill close the window as its button does: nothing is lost.
+
+    Python runs the handlers between two of its instructions; the client's timer sees to it that there soon is one.
+    """
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: window.close())
 
 
 def watch_first_paint(window: MainWindow, painted: object) -> None:

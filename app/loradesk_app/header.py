@@ -67,6 +67,9 @@ class Header(QWidget):
         self._show_theme()
         self.show_model(None)
 
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        return (self.model_button, *self.modes.buttons(), self.new_button, self.theme_button, self.side_button)
+
     def show_model(self, info: ModelInfo | None) -> None:
         """What is loaded now."""
         name = info.name if info else "Load a model"

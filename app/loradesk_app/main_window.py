@@ -39,6 +39,7 @@ from loradesk_app.settings import THEMES, Settings
 from loradesk_app.side_panel import SidePanel
 from loradesk_app.status_bar import StatusBar
 from loradesk_app.theme import Theme
+from loradesk_app.widgets.focus import chain
 from loradesk_engine.commands import (
     Activate,
     AdapterMode,
@@ -445,9 +446,7 @@ class MainWindow(QMainWindow):
         column.addWidget(self.splitter, 1)
         self.setCentralWidget(content)
         self.setStatusBar(self.status)
-        self.setTabOrder(self.header, self.chat)
-        self.setTabOrder(self.chat, self.adapters)
-        self.setTabOrder(self.adapters, self.scalings)
+        chain(*(stop for part in (self.header, self.chat, self.adapters, self.scalings) for stop in part.tab_stops()))
         self.chat.composer.edit.setFocus()
 
     def _make_actions(self) -> None:

@@ -41,6 +41,7 @@ class LoadSettings:
         context: tokens a sequence may hold; None takes the model's own, at most 8,192.
         tgt_non_granular_index: X-LoRA: scalings are frozen after this many completion tokens.
         token: access token for gated repositories.
+        name: what to call the model; None takes the last part of `base`.
     """
 
     base: str
@@ -54,6 +55,7 @@ class LoadSettings:
     context: int | None = None
     tgt_non_granular_index: int | None = None
     token: str | None = field(default=None, repr=False)
+    name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ def demo_settings(mode: AdapterMode = "xlora", tgt_non_granular_index: int | Non
     """Settings that load the demo pack's base, its four LoRA adapters, or the X-LoRA over them."""
     pack = resource_path("demo")
     return LoadSettings(
+        name="Loradesk demo",
         base=str(pack / "base"),
         mode=mode,
         xlora=str(pack / "xlora") if mode == "xlora" else None,

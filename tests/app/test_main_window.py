@@ -268,3 +268,21 @@ def test_about_lists_the_keys(window, qtbot):
     assert "Ctrl+O" in texts
     assert any("torch 2.13.0" in text for text in texts)
     dialog.close()
+
+
+def test_tab_visits_header_conversation_composer_desk_and_plot_in_this_order(window, qtbot):
+    window.chat.send("hello")
+    window.client.drain()
+    QApplication.processEvents()
+    strip, other = window.adapters.strips[0], window.adapters.strips[1]
+    wanted = [
+        *(window.header.model_button, window.header.side_button, window.chat.view),
+        *(window.chat.view.views[0].text, window.chat.view.views[1].text, window.chat.composer.edit),
+        *(window.adapters.all_off, strip.switch, strip.fader, strip.number, other.switch),
+        *(window.scalings.pause_button, window.scalings.plots.adapter),
+    ]
+    order = [wanted[0]]
+    while (following := order[-1].nextInFocusChain()) is not order[0]:
+        order.append(following)
+    places = [order.index(widget) for widget in wanted]
+    assert places == sorted(places)

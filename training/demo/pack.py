@@ -37,6 +37,7 @@ def write_base(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
     write_json(
         folder / "base" / "config.json",
         {
+            "_name_or_path": BASE_ID,
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "vocab_size": s.vocabulary,

@@ -13,12 +13,14 @@ from loradesk_app.adapters.channel_strip import ChannelStrip
 from loradesk_app.adapters.mix_model import MixModel
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
+from loradesk_app.widgets.focus import chain
 from loradesk_app.widgets.labels import ElidedLabel, label
 
 if TYPE_CHECKING:
     from loradesk_engine.events import AdapterInfo, AdaptersActivated, AdaptersChanged, ModelInfo, TokensGenerated
 
 SEND_MS = 50
+FEW = 4  # so many strips are kept side by side; more of them scroll
 
 _EMPTY = {
     "": "No model is loaded yet.",
@@ -106,6 +108,9 @@ class AdaptersPane(QFrame):
         self.setAcceptDrops(False)
         self.show_model(None)
 
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        return (self.all_on, self.all_off, self.reset, self.add_button)
+
     # -- what the user does -------------------------------------------------------------------------------------
 
     def toggle(self, row: int) -> None:
@@ -156,7 +161,7 @@ class AdaptersPane(QFrame):
             strip.deleteLater()
         self.strips = []
         for row in range(self.model.rowCount()):
-            strip = ChannelStrip(self._theme, row)
+            strip = ChannelStrip(self._theme, row, compact=self.model.rowCount() <= FEW)
             strip.on_requested.connect(lambda on, row=row: self.model.set_on(row, on))
             strip.solo_requested.connect(lambda solo, row=row: self.model.set_solo(row, solo))
             strip.solo_only_requested.connect(lambda row=row: self.model.solo_only(row))
@@ -164,6 +169,7 @@ class AdaptersPane(QFrame):
             strip.remove_requested.connect(self.remove_requested)
             self.strips.append(strip)
             self._row.insertWidget(row, strip, 1)
+        chain(self.add_button, *(stop for strip in self.strips for stop in strip.tab_stops()))
         self._stack.setCurrentIndex(1 if self.strips else 0)
         lora = self.model.mode == "lora"
         self.add_button.setVisible(lora)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRectF, QSignalBlocker, Qt, Signal
+from PySide6.QtCore import QEvent, QRectF, QSignalBlocker, Qt, Signal
 from PySide6.QtGui import QContextMenuEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QVBoxLayout, QWidget
 
@@ -13,11 +13,15 @@ from loradesk_app.theme import Theme
 from loradesk_app.widgets.labels import ElidedLabel
 from loradesk_app.widgets.spins import decimal_spin
 
-MIN_WIDTH, MAX_WIDTH = 68, 116
+# In heights of a line of text, so that strips grow with it.
+COMPACT, ROOMY, WIDEST = 4.4, 6.4, 7.6
 
 
 class ChannelStrip(QFrame):
-    """Name, switch, solo, fader, meter and number of one channel; says what the user wishes, shows what is."""
+    """Name, switch, solo, fader, meter and number of one channel; says what the user wishes, shows what is.
+
+    `compact` lets it become narrower than most names: for a few strips that may fit side by side.
+    """
 
     on_requested = Signal(bool)
     solo_requested = Signal(bool)
@@ -25,13 +29,12 @@ class ChannelStrip(QFrame):
     weight_requested = Signal(float)
     remove_requested = Signal(str)
 
-    def __init__(self, theme: Theme, index: int, parent: QWidget | None = None) -> None:
+    def __init__(self, theme: Theme, index: int, compact: bool = True, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._theme, self._index = theme, index
         self._removable = False
         self.setProperty("kind", "strip")
-        self.setMinimumWidth(MIN_WIDTH)
-        self.setMaximumWidth(MAX_WIDTH)
+        self._compact = compact
         self.name = ElidedLabel("", "name", elide=Qt.TextElideMode.ElideMiddle)
         self.name.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.switch = ChannelSwitch(theme, "ON")
@@ -67,6 +70,20 @@ class ChannelStrip(QFrame):
         column.addLayout(head)
         column.addLayout(desk, 1)
         column.addWidget(self.number)
+        self._set_widths()
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._set_widths()
+
+    def _set_widths(self) -> None:
+        line = self.fontMetrics().height()
+        self.setMinimumWidth(round((COMPACT if self._compact else ROOMY) * line))
+        self.setMaximumWidth(round(WIDEST * line))
+
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        return (self.switch, self.solo, self.fader, self.number)
 
     def show_channel(self, channel: Channel, mode: str, heard: bool) -> None:
         """Show a channel as it is; sends nothing."""

@@ -84,6 +84,10 @@ class ChatPane(QFrame):
         self.model.busy_changed.connect(self._note_busy)
         self.setFocusProxy(self.composer.edit)
 
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        composer = self.composer
+        return (self.view, composer.edit, composer.sampling_button, composer.stop_button, composer.send_button)
+
     # -- what the user does -------------------------------------------------------------------------------------
 
     def send(self, text: str) -> None:

@@ -12,6 +12,7 @@ from loradesk_app.chat.conversation_model import ConversationModel
 from loradesk_app.chat.turn_views import AnswerView, QuestionView
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button
+from loradesk_app.widgets.focus import chain
 
 COLUMN_WIDTH = 780  # longer lines are hard to read
 NEAR_END = 24  # pixels; closer than this counts as being at the end
@@ -86,6 +87,8 @@ class ConversationView(QScrollArea):
             view = self._make(row)
             self._views.insert(row, view)
             self._column.insertWidget(row, view)
+            before = self._views[row - 1].tab_stops()[-1] if row else self
+            chain(before, *view.tab_stops())
             self._show(row)
         self._mark_last()
         self.follow_newest()  # what the user just asked is what the user wants to see

@@ -55,6 +55,9 @@ class QuestionView(QWidget):
         row.addSpacing(4)
         row.addWidget(self._bubble)
 
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        return (self.copy_button, self.edit_button, self.text)
+
     def set_last(self, last: bool, busy: bool) -> None:
         """Only the last question can be edited, and not while it is being answered."""
         self.edit_button.setVisible(last and not busy)
@@ -143,6 +146,15 @@ class AnswerView(QWidget):
             self.problem.show_problem(turn.problem)
         else:
             self.problem.hide()
+
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        return (
+            self.text,
+            self.problem.copy_button,
+            self.problem.action_button,
+            self.copy_button,
+            self.regenerate_button,
+        )
 
     def set_last(self, last: bool, busy: bool) -> None:
         # A failed answer has its own button for this.

@@ -13,7 +13,7 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 from shiboken6 import isValid
 
 from loradesk_app.background import Background
-from loradesk_app.ordering.analysis import Analysis, State, analyse, read_state, state_of, with_mode
+from loradesk_app.ordering.analysis import Analysis, State, analyse, read_state, shown, state_of, with_mode
 from loradesk_app.ordering.rows import moved, unique_name, without
 from loradesk_engine.errors import LoradeskError, OrderingError
 from loradesk_engine.files import MAX_JSON_BYTES, read_bytes
@@ -86,6 +86,11 @@ class Document(QObject):
     @property
     def ordering(self) -> OrderingFile:
         return self._state.ordering
+
+    @property
+    def on_disk(self) -> bytes | None:
+        """What the file on disk holds, as far as this document knows; None when there is no file."""
+        return self._disk
 
     @property
     def is_dirty(self) -> bool:
@@ -262,14 +267,14 @@ class Document(QObject):
 
     def edit_text(self, text: str, run: int = 0) -> None:
         """Take over a text from the JSON view, readable or not. Texts of the same typing `run` are one step."""
-        before = self._state.draft if self._state.draft is not None else (self.ordering.dumps())
+        before = self._state.draft if self._state.draft is not None else self.ordering.dumps()
+        if text == shown(before):
+            return
         if "\r\n" in before:
             text = text.replace("\n", "\r\n")
         if before.startswith("\ufeff"):
             text = "\ufeff" + text
-        if text != before:
-            state = state_of(text, self.path or "ordering file", self.ordering)
-            self._do("Edit the text", state, run)
+        self._do("Edit the text", state_of(text, self.path or "ordering file", self.ordering), run)
 
     def discard_text(self) -> None:
         """Go back from a text that cannot be read to the file as it was before it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from PySide6.QtCore import QPoint, QRect, QSize, Qt, Signal
+from PySide6.QtCore import QMimeData, QPoint, QRect, QSize, Qt, Signal
 from PySide6.QtGui import (
     QColor,
     QFont,
@@ -128,6 +128,9 @@ class JsonEdit(QPlainTextEdit):
             super().keyPressEvent(event)
             return
         event.accept()
+
+    def canInsertFromMimeData(self, source: QMimeData) -> bool:
+        return not source.hasUrls() and super().canInsertFromMimeData(source)  # a file is opened, not pasted as text
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)

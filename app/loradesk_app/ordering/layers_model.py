@@ -77,6 +77,11 @@ class LayersModel(QAbstractItemModel):
         return self._locked
 
     @property
+    def filter(self) -> str:
+        """What is searched for."""
+        return self._filter
+
+    @property
     def total(self) -> int:
         return len(self._layers)
 

@@ -379,5 +379,6 @@ def _calm(plot: pg.PlotWidget) -> None:
     # Its numbers and grid change seldom and cost as much to draw as two curves.
     left.setCacheMode(pg.QtWidgets.QGraphicsItem.CacheMode.DeviceCoordinateCache)
     plot.setMinimumHeight(70)
+    plot.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # it takes no keys, so Tab goes past it
     plot.setFrameShape(pg.PlotWidget.Shape.NoFrame)
     item.setContentsMargins(0, 4, 8, 0)

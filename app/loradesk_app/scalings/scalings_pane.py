@@ -12,6 +12,7 @@ from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button
 from loradesk_app.widgets.chip import Chip
 from loradesk_app.widgets.flow_layout import FlowLayout
+from loradesk_app.widgets.focus import chain
 from loradesk_app.widgets.labels import label
 
 if TYPE_CHECKING:  # the plots import pyqtgraph and numpy, which the window can do without until it is painted
@@ -109,6 +110,9 @@ class ScalingsPane(QFrame):
         column.addWidget(holder, 1)
         self._show_state()
 
+    def tab_stops(self) -> tuple[QWidget, ...]:
+        return self._buttons
+
     # -- what the user does -------------------------------------------------------------------------------------
 
     @property
@@ -190,6 +194,7 @@ class ScalingsPane(QFrame):
             self.plots.following_changed.connect(self.follow_button.setChecked)
             self.plots.token_picked.connect(lambda token: self.levels_picked.emit(self.model.mean(token).tolist()))
             self._full_column.addWidget(self.plots, 1)
+            chain(self.export_button, self.plots.adapter)
             self.plots.set_paused(self.pause_button.isChecked())
         else:
             self.plots.set_axes()

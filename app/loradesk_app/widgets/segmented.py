@@ -46,5 +46,8 @@ class Segmented(QFrame):
             button.setChecked(name == key)
         self._group.setExclusive(True)
 
+    def buttons(self) -> tuple[QPushButton, ...]:
+        return tuple(self._buttons.values())
+
     def button(self, key: str) -> QPushButton:
         return self._buttons[key]

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture
@@ -16,6 +15,7 @@ from loradesk_engine.errors import AdapterError, OrderingError
 from loradesk_engine.formats.hub import Progress, resolve_source
 from loradesk_engine.formats.peft import CONFIG_NAME, PeftAdapter, read_adapter
 from loradesk_engine.formats.xlora import XLoraCheckpoint, find_adapter, read_xlora
+from loradesk_engine.model.base import BaseSource
 from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.ordering.check import check, raise_errors
 from loradesk_engine.ordering.finding import CheckContext, ClassifierFacts
@@ -42,13 +42,11 @@ class LoadedAdapters:
     warnings: tuple[str, ...]
 
 
-def load_adapters(
-    settings: LoadSettings, decoder: Decoder, base_config: Mapping[str, Any], progress: Progress
-) -> LoadedAdapters:
+def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, progress: Progress) -> LoadedAdapters:
     """Load what the settings and the ordering file name.
 
     Args:
-        base_config: the base's config.json, for the ordering file's check.
+        base: what the decoder was built from, for the ordering file's check.
 
     Raises:
         OrderingError, AdapterError, FileFormatError, HubError: something does not fit; names file, field and remedy.
@@ -56,8 +54,8 @@ def load_adapters(
     """
     ordering = OrderingFile.read(settings.ordering) if settings.ordering else None
     if settings.mode == "xlora":
-        return _load_xlora(settings, ordering, decoder, base_config, progress)
-    return _load_lora(settings, ordering, decoder, base_config, progress)
+        return _load_xlora(settings, ordering, decoder, base, progress)
+    return _load_lora(settings, ordering, decoder, base, progress)
 
 
 def add_adapter(mixture: Mixture, adapter: AdapterSource, progress: Progress, token: str | None = None) -> None:
@@ -72,7 +70,7 @@ def _load_lora(
     settings: LoadSettings,
     ordering: OrderingFile | None,
     decoder: Decoder,
-    base_config: Mapping[str, Any],
+    base: BaseSource,
     progress: Progress,
 ) -> LoadedAdapters:
     near = Path(settings.ordering).parent if settings.ordering else None
@@ -87,7 +85,7 @@ def _load_lora(
     for number, (name, source) in enumerate(wanted.items()):
         progress(f"Reading adapter {name}", number / len(wanted))
         found[name] = read_adapter(resolve_source(source, near=near, token=settings.token, progress=progress))
-    warnings = _check(settings, ordering, base_config, found, None)
+    warnings = _check(settings, ordering, base, found, None)
     mixture = _stack(decoder, found, wanted, progress)
     paths = mixture.adapted_paths()
     mixture.set_layers(number_layers(paths))
@@ -102,7 +100,7 @@ def _load_xlora(
     settings: LoadSettings,
     ordering: OrderingFile | None,
     decoder: Decoder,
-    base_config: Mapping[str, Any],
+    base: BaseSource,
     progress: Progress,
 ) -> LoadedAdapters:
     if settings.xlora is None:
@@ -114,7 +112,7 @@ def _load_xlora(
     for number, name in enumerate(names):
         progress(f"Reading adapter {name}", number / len(names))
         found[name] = _xlora_adapter(checkpoint, name, names, settings, progress)
-    warnings = _check(settings, ordering, base_config, found, checkpoint)
+    warnings = _check(settings, ordering, base, found, checkpoint)
     sources = {name: str(adapter.weights_file.parent) for name, adapter in found.items()}
     mixture = _stack(decoder, found, sources, progress)
     mixture.global_scaling_weight = checkpoint.config.global_scaling_weight
@@ -176,7 +174,7 @@ def _xlora_adapter(
 def _check(
     settings: LoadSettings,
     ordering: OrderingFile | None,
-    base_config: Mapping[str, Any],
+    base: BaseSource,
     found: Mapping[str, PeftAdapter],
     checkpoint: XLoraCheckpoint | None,
 ) -> tuple[str, ...]:
@@ -194,8 +192,10 @@ def _check(
         ordering,
         CheckContext(
             file=settings.ordering,
-            base_model_id=_base_id(settings.base, base_config, ordering),
-            config=base_config,
+            base_model_id=_base_id(settings.base, base, ordering),
+            config=base.hf_config,
+            quantized=base.quantized,
+            bits=base.bits,
             adapter_modules={name: frozenset(adapter.modules) for name, adapter in found.items()},
             xlora=facts,
             mode="xlora" if checkpoint is not None else "lora",
@@ -205,10 +205,10 @@ def _check(
     return tuple(finding.message for finding in findings if finding.severity == "warning")
 
 
-def _base_id(base: str, config: Mapping[str, Any], ordering: OrderingFile) -> str:
+def _base_id(name: str, base: BaseSource, ordering: OrderingFile) -> str:
     """What the base is called: a local copy still knows its hub id, as `_name_or_path` in its config.json."""
-    saved_as = config.get("_name_or_path")
-    return saved_as if saved_as == ordering.base_model_id else base
+    saved_as = base.hf_config.get("_name_or_path")
+    return saved_as if saved_as == ordering.base_model_id else name
 
 
 def _stack(

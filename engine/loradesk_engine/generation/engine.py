@@ -34,19 +34,18 @@ from loradesk_engine.events import (
     RequestStarted,
     TokensGenerated,
 )
-from loradesk_engine.files import read_json_object
-from loradesk_engine.formats.config import ModelConfig, read_config
+from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.formats.hub import Progress, resolve_source, silent
-from loradesk_engine.formats.safetensors import SafetensorsWeights, checkpoint_files
-from loradesk_engine.formats.tokenizer import TextStream, Tokenizer, read_tokenizer
+from loradesk_engine.formats.tokenizer import TextStream, Tokenizer
 from loradesk_engine.generation.runner import Runner
 from loradesk_engine.generation.sampling import draw, logprob_of, process
 from loradesk_engine.generation.scheduler import Scheduler
 from loradesk_engine.generation.sequence import AdapterState, Sequence, XLoraState
 from loradesk_engine.generation.stop import StopStrings
+from loradesk_engine.model.base import BaseSource, read_base
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.model.decoder import Decoder
-from loradesk_engine.model.device import choose_device, choose_dtype, set_threads
+from loradesk_engine.model.device import SMALL_MODEL, choose_device, choose_dtype, set_threads
 
 DEFAULT_CONTEXT = 8192  # a model's own limit may be a million tokens, and a cache of that size nobody asked for
 MAX_SEQUENCES = 16
@@ -126,16 +125,15 @@ class EngineCore:
         started = time.perf_counter()
         _check_settings(settings)
         folder = resolve_source(settings.base, revision=settings.revision, token=settings.token, progress=progress)
-        if not folder.is_dir():
-            raise ConfigError("A model's folder is expected, not a file.", file=folder)
-        config = read_config(folder)
-        context = _context(settings, config, folder)
+        progress("Reading the checkpoint", 0.0)
+        source = read_base(folder)
+        context = _context(settings, source.config, folder)
         device = choose_device(settings.device)
-        reusable = previous._base if previous else None
-        base = _load_base(settings, folder, config, context, device, progress, reusable)
+        reusable = None if previous is None else previous._base
+        base = _load_base(settings, source, context, device, progress, reusable)
         adapters = None
         if settings.mode != "none":
-            adapters = load_adapters(settings, base.decoder, read_json_object(folder / "config.json"), progress)
+            adapters = load_adapters(settings, base.decoder, source, progress)
         engine = cls(
             base,
             adapters,
@@ -150,7 +148,7 @@ class EngineCore:
         return engine
 
     def enter_thread(self) -> None:
-        """To be called in the thread that will call `step`: how many cores a product uses is a setting of each thread."""
+        """Call it in the thread that will call `step`: how many cores a product uses is a setting of each thread."""
         set_threads(self.decoder.device, self.decoder.parameters)
 
     @property
@@ -491,36 +489,33 @@ def _context(settings: LoadSettings, config: ModelConfig, folder: Path) -> int:
 
 def _load_base(
     settings: LoadSettings,
-    folder: Path,
-    config: ModelConfig,
+    source: BaseSource,
     context: int,
     device: torch.device,
     progress: Progress,
     previous: _Base | None,
 ) -> _Base:
-    files = checkpoint_files(folder)
-    progress("Reading the checkpoint", 0.0)
-    weights = SafetensorsWeights(files)
-    parameters = sum(math.prod(entry.shape) for entry in weights.entries.values())
-    dtype = choose_dtype(settings.dtype, device, parameters, psutil.virtual_memory().available)
-    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
-    origin = (folder.resolve(), stamps, config, context, device, dtype)
+    dtype = choose_dtype(settings.dtype, device, source.parameters, psutil.virtual_memory().available)
+    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in source.files)
+    origin = (source.path.resolve(), stamps, source.config, context, device, dtype)
     if previous is not None and previous.origin == origin:
         return previous
-    tokenizer = read_tokenizer(folder)
-    if tokenizer.vocab_size > config.vocab_size:
+    tokenizer = source.tokenizer()
+    if tokenizer.vocab_size > source.config.vocab_size:
         raise ConfigError(
-            f"The tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}.",
-            file=folder / "tokenizer.json",
+            f"The tokenizer has {tokenizer.vocab_size} tokens, the model {source.config.vocab_size}.",
+            file=tokenizer.file,
             remedy="They are not of the same model.",
         )
     decoder = build_decoder(
-        config,
-        weights,
-        folder,
+        source.config,
+        source.weights(),
+        source.path,
         device=device,
         dtype=dtype,
         context=context,
+        # a small model is fast rather than smaller still
+        keep_packed=source.parameters >= SMALL_MODEL,
         progress=lambda fraction: progress("Loading the base model", fraction),
     )
     gc.collect()
@@ -528,7 +523,4 @@ def _load_base(
 
 
 def _short_name(settings: LoadSettings) -> str:
-    path = Path(settings.base)
-    if path.name == "base" and path.parent.name:  # the demo pack, and folders laid out like it
-        return path.parent.name
-    return path.name or settings.base
+    return settings.name or Path(settings.base).name or settings.base

@@ -12,9 +12,10 @@ from torch import Tensor
 from loradesk_engine.errors import CheckpointError
 from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.model.decoder import Decoder, Layer
-from loradesk_engine.model.linear import DenseLinear, Linear, fast_layout
+from loradesk_engine.model.linear import DenseEmbedding, DenseLinear, Embedding, Linear, fast_layout
 from loradesk_engine.model.mlp import Activation, ExpertsMlp, FusedMlp, GatedMlp, Mlp, PlainMlp
 from loradesk_engine.model.norm import LayerNorm, Norm, PlusOneRmsNorm, RmsNorm
+from loradesk_engine.model.quantized import GgufWeights, PackedEmbedding, PackedLinear, PackedMatrix
 
 # Old checkpoints carry tables that are computed from the config today.
 IGNORED_ENDINGS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
@@ -29,6 +30,7 @@ def build_decoder(
     device: torch.device,
     dtype: torch.dtype,
     context: int,
+    keep_packed: bool = True,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Decoder:
     """Build the decoder that `config` describes.
@@ -40,12 +42,13 @@ def build_decoder(
         weights: name -> tensor, read when asked for.
         folder: the checkpoint, for error messages.
         context: how long a sequence may become.
+        keep_packed: hold quantized matrices as they are; otherwise they are dequantized once, for speed.
         progress: called with the fraction that is done; may raise to cancel.
 
     Raises:
         CheckpointError: a tensor is missing, not expected, or of another shape or type than the config says.
     """
-    return _Builder(config, weights, folder, device, dtype, progress).build(context)
+    return _Builder(config, weights, folder, device, dtype, keep_packed, progress).build(context)
 
 
 class _Builder:
@@ -56,6 +59,7 @@ class _Builder:
         folder: Path,
         device: torch.device,
         dtype: torch.dtype,
+        keep_packed: bool,
         progress: Callable[[float], None],
     ) -> None:
         self.config = config
@@ -63,6 +67,7 @@ class _Builder:
         self.folder = folder
         self.device = device
         self.dtype = dtype
+        self.keep_packed = keep_packed
         self.progress = progress
         self.taken: set[str] = set()
         self.parameters = 0
@@ -72,13 +77,12 @@ class _Builder:
 
     def build(self, context: int) -> Decoder:
         config = self.config
-        embedding = self.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-        if config.tie_embeddings:  # one matrix for both, so in the layout of the one that costs more
-            embedding = fast_layout(embedding)
+        embedding, matrix = self.embedding()
         layers = [self.layer(number) for number in range(config.num_layers)]
         norm = self.norm("model.final_layernorm" if config.parallel else "model.norm")
         if config.tie_embeddings:
-            self.linears[self.index["lm_head"]] = DenseLinear("lm_head", self.index["lm_head"], embedding)
+            make = PackedLinear if isinstance(matrix, PackedMatrix) else DenseLinear
+            self.linears[self.index["lm_head"]] = make("lm_head", self.index["lm_head"], matrix)  # type: ignore[arg-type]
             self.taken.add("lm_head.weight")  # some checkpoints save the tied matrix twice
         else:
             self.linear("lm_head", config.hidden_size, config.vocab_size, config.lm_head_bias)
@@ -165,11 +169,27 @@ class _Builder:
             activation,
         )
 
-    def linear(self, path: str, in_features: int, out_features: int, bias: bool) -> DenseLinear:
-        weight = fast_layout(self.take(f"{path}.weight", out_features, in_features))
-        linear = DenseLinear(path, self.index[path], weight, self.take(f"{path}.bias", out_features) if bias else None)
-        self.linears[linear.index] = linear
-        return linear
+    def embedding(self) -> tuple[Embedding, Tensor | PackedMatrix]:
+        """The embedding and its matrix, which a tied output layer shares."""
+        name, shape = "model.embed_tokens.weight", (self.config.vocab_size, self.config.hidden_size)
+        packed = self.take_packed(name, *shape)
+        if packed is not None:
+            return PackedEmbedding(packed, self.dtype), packed
+        matrix = self.take(name, *shape)
+        if self.config.tie_embeddings:  # one matrix for both, so in the layout of the one that costs more
+            matrix = fast_layout(matrix)
+        return DenseEmbedding(matrix), matrix
+
+    def linear(self, path: str, in_features: int, out_features: int, bias: bool) -> Linear:
+        name, index = f"{path}.weight", self.index[path]
+        packed = self.take_packed(name, out_features, in_features)
+        added = self.take(f"{path}.bias", out_features) if bias else None
+        self.linears[index] = (
+            DenseLinear(path, index, fast_layout(self.take(name, out_features, in_features)), added)
+            if packed is None
+            else PackedLinear(path, index, packed, added)
+        )
+        return self.linears[index]
 
     def norm(self, path: str, size: int | None = None) -> Norm:
         size = size or self.config.hidden_size
@@ -178,29 +198,51 @@ class _Builder:
             return LayerNorm(weight, self.take(f"{path}.bias", size), self.config.norm_eps)
         return (PlusOneRmsNorm if self.config.norm_plus_one else RmsNorm)(weight, self.config.norm_eps)
 
-    def take(self, name: str, *shape: int) -> Tensor:
-        """The tensor of this name, checked and brought to the model's device and type."""
+    def take_packed(self, name: str, *shape: int) -> PackedMatrix | None:
+        """The quantized matrix of this name on the model's device; None where it is not quantized or not to stay so."""
+        if not self.keep_packed or not isinstance(self.weights, GgufWeights):
+            return None
+        self.refuse_missing(name)
+        packed = self.weights.packed(name)
+        if packed is None:
+            return None
+        self.refuse_shape(name, (packed.rows, packed.columns), shape)
+        packed = packed.to(self.device)
+        self.note(name, packed.rows * packed.columns, packed.raw.nbytes)
+        return packed
+
+    def refuse_missing(self, name: str) -> None:
         if name not in self.weights:
             raise CheckpointError(
                 "The tensor is missing.",
                 file=self.folder,
                 field=name,
-                remedy="The checkpoint does not fit its config.json.",
+                remedy="The checkpoint does not fit its configuration.",
             )
-        tensor = self.weights[name]
-        if tuple(tensor.shape) != shape:
+
+    def refuse_shape(self, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if found != expected:
             raise CheckpointError(
-                f"The tensor has shape {list(tensor.shape)}, the config says {list(shape)}.",
+                f"The tensor has shape {list(found)}, the configuration says {list(expected)}.",
                 file=self.folder,
                 field=name,
             )
+
+    def note(self, name: str, parameters: int, nbytes: int) -> None:
+        self.taken.add(name)
+        self.parameters += parameters
+        self.nbytes += nbytes
+        self.progress(min(1.0, len(self.taken) / len(self.weights)))
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The tensor of this name, checked and brought to the model's device and type."""
+        self.refuse_missing(name)
+        tensor = self.weights[name]
+        self.refuse_shape(name, tuple(tensor.shape), shape)
         if tensor.dtype not in FLOAT_TYPES:
             raise CheckpointError(f"The type {tensor.dtype} is not supported here.", file=self.folder, field=name)
-        self.taken.add(name)
-        self.progress(min(1.0, len(self.taken) / len(self.weights)))
         tensor = tensor.to(self.device, self.dtype)
-        self.parameters += tensor.numel()
-        self.nbytes += tensor.nbytes
+        self.note(name, tensor.numel(), tensor.nbytes)
         return tensor
 
     def refuse_unexpected(self) -> None:
@@ -210,7 +252,7 @@ class _Builder:
                 f"{len(unexpected)} tensors are not part of {self.config.architecture}.",
                 file=self.folder,
                 field=unexpected[0],
-                remedy="The checkpoint does not fit its config.json.",
+                remedy="The checkpoint does not fit its configuration.",
             )
 
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.model.attention import attend
 from loradesk_engine.model.batch import Batch, Delta
 from loradesk_engine.model.cache import KVCache
-from loradesk_engine.model.linear import Linear, project
+from loradesk_engine.model.linear import Embedding, Linear, project
 from loradesk_engine.model.mlp import Mlp
 from loradesk_engine.model.norm import Norm, cap
 from loradesk_engine.model.rope import Rope, rotate
@@ -50,7 +49,7 @@ class Decoder:
 
     Attributes:
         linears: every linear in registration order; `linears[i].index == i`. `lm_head` is the last.
-        embedding: [vocab, hidden].
+        embedding: token ids to vectors.
         nbytes: memory that the weights hold; tied ones count once.
         parameters: count of weights; tied ones count once.
     """
@@ -58,7 +57,7 @@ class Decoder:
     def __init__(
         self,
         config: ModelConfig,
-        embedding: Tensor,
+        embedding: Embedding,
         layers: Sequence[Layer],
         norm: Norm,
         linears: Sequence[Linear],
@@ -105,7 +104,7 @@ class Decoder:
         else:
             self._local_rope.reserve(longest)
             local_cos, local_sin = self._local_rope.at(batch.positions)
-        hidden = F.embedding(batch.token_ids, self.embedding)  # [rows, hidden]
+        hidden = self.embedding(batch.token_ids)  # [rows, hidden]
         if self._embedding_scale is not None:
             hidden = hidden * self._embedding_scale
         for number, layer in enumerate(self.layers):

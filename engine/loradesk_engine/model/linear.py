@@ -66,6 +66,22 @@ class DenseLinear:
         return F.linear(x, self.weight, self.bias)
 
 
+class Embedding(Protocol):
+    """Token ids to their vectors. int64 [rows] -> [rows, hidden]"""
+
+    def __call__(self, token_ids: Tensor) -> Tensor: ...
+
+
+class DenseEmbedding:
+    """An embedding that holds its matrix as it is. weight: [vocab, hidden]"""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        return F.embedding(token_ids, self._weight)
+
+
 def project(linear: Linear, x: Tensor, delta: Delta | None) -> Tensor:
     """A linear with the adapters' part. x: [rows, in] -> [rows, out]"""
     y = linear(x)

@@ -1,0 +1,111 @@
+"""A base model on disk, whichever way it is stored: a Hugging Face folder, or one GGUF file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from loradesk_engine.errors import ConfigError
+from loradesk_engine.files import read_json_object
+from loradesk_engine.formats.config import ModelConfig, read_config
+from loradesk_engine.formats.gguf import read_gguf
+from loradesk_engine.formats.gguf_model import GgufModel
+from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
+from loradesk_engine.formats.safetensors import SafetensorsWeights, checkpoint_files
+from loradesk_engine.formats.tokenizer import Tokenizer, read_tokenizer
+from loradesk_engine.model.quantized import GgufWeights
+
+
+class BaseSource(Protocol):
+    """What a load needs to know of a base model; only headers are read until `weights` is used.
+
+    Attributes:
+        path: the folder or file.
+        files: those that the weights lie in.
+        config: the decoder.
+        hf_config: config.json, for the ordering file's check.
+        parameters: count of weights.
+        quantized: how the weights are quantized, if they are.
+        bits: of the quantized weights.
+    """
+
+    path: Path
+    files: list[Path]
+    config: ModelConfig
+    hf_config: Mapping[str, Any]
+    parameters: int
+    quantized: Literal["gguf", "bnb"] | None
+    bits: int | None
+
+    def tokenizer(self) -> Tokenizer: ...
+
+    def weights(self) -> Mapping[str, Tensor]: ...
+
+
+@dataclass
+class FolderSource:
+    """A folder with config.json, tokenizer.json and safetensors files."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.config = read_config(self.path)
+        self.hf_config: Mapping[str, Any] = read_json_object(self.path / "config.json", error=ConfigError)
+        self.files = checkpoint_files(self.path)
+        self._weights = SafetensorsWeights(self.files)
+        self.parameters = sum(math.prod(entry.shape) for entry in self._weights.entries.values())
+        self.quantized: Literal["gguf", "bnb"] | None = None
+        self.bits: int | None = None
+
+    def tokenizer(self) -> Tokenizer:
+        return read_tokenizer(self.path)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        return self._weights
+
+
+@dataclass
+class GgufSource:
+    """One GGUF file that holds everything."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        file = read_gguf(self.path)
+        self._model = GgufModel(file)
+        self.config = self._model.config
+        self.hf_config: Mapping[str, Any] = self._model.hf_config
+        self.files = [self.path]
+        sizes = {tensor.name: math.prod(tensor.shape) for tensor in file.tensors.values()}
+        self.parameters = sum(sizes.values())
+        quantized = [tensor for tensor in file.tensors.values() if tensor.type not in ("F32", "F16", "BF16")]
+        self.quantized: Literal["gguf", "bnb"] | None = "gguf" if quantized else None
+        values = sum(sizes[tensor.name] for tensor in quantized)
+        self.bits: int | None = round(sum(tensor.nbytes for tensor in quantized) * 8 / values) if values else None
+        self._metadata = file.metadata
+
+    def tokenizer(self) -> Tokenizer:
+        return gguf_tokenizer(self._metadata, self.path)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        return GgufWeights(self._model)
+
+
+def read_base(path: Path) -> BaseSource:
+    """Read the headers of a base model.
+
+    Raises:
+        ConfigError, CheckpointError, FileFormatError: something is missing, malformed or not supported.
+    """
+    if path.is_dir():
+        return FolderSource(path)
+    if path.suffix == ".gguf":
+        return GgufSource(path)
+    raise ConfigError(
+        "A model is a folder with config.json, or a .gguf file.", file=path, remedy="Choose the folder it lies in."
+    )
