@@ -21,7 +21,7 @@ VOCABULARY = 256 + len(SPECIAL)
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
-    "intermediate_size": 48,
+    "intermediate_size": 64,  # whole blocks of every GGUF type with 32 values
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

@@ -13,7 +13,7 @@ from loradesk_app.background import Background
 from loradesk_app.ordering import sources
 from loradesk_app.ordering.analysis import problem_position
 from loradesk_app.ordering.document import Document
-from loradesk_app.ordering.findings_panel import FindingsPanel
+from loradesk_app.ordering.findings_panel import START_HEIGHT, FindingsPanel
 from loradesk_app.ordering.form_view import FormView
 from loradesk_app.ordering.json_edit import JsonEdit
 from loradesk_app.ordering.notice_bar import NoticeBar
@@ -45,6 +45,7 @@ class DocumentView(QWidget):
         self.found: FoundAdapters | None = None
         self._base_asked: str | None = None
         self._layout = "both"
+        self._text_first = not document.is_readable  # what cannot be read can only be put right in the text
         self._narrow: bool | None = None
         self._run, self._last_typed = 0, 0.0
         self.disk_notice = NoticeBar(theme)
@@ -92,7 +93,7 @@ class DocumentView(QWidget):
 
     def set_layout(self, layout: str) -> None:
         """Show `form`, `json` or `both`; without room for both, the form."""
-        self._layout = layout
+        self._layout, self._text_first = layout, False
         self._arrange()
 
     def go_to(self, finding: Finding) -> None:
@@ -116,7 +117,7 @@ class DocumentView(QWidget):
     def read_base(self, source: str) -> None:
         """Read the base model's configuration, also over the network."""
         if source:
-            self.form.base_text.setText("reading the configuration…")
+            self.form.base_text.setText("Configuration: reading…")
             self._readers.run(lambda: sources.read_base_facts(source), self._take_base, self._refuse_base)
 
     def compare(self, source: str) -> None:
@@ -171,6 +172,13 @@ class DocumentView(QWidget):
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self._arrange()
+
+    @property
+    def layout_shown(self) -> str:
+        """`form`, `both` or `json`: what there is room for."""
+        if self.form.isHidden():
+            return "json"
+        return "form" if self.json_pane.isHidden() else "both"
 
     @property
     def is_narrow(self) -> bool:
@@ -307,7 +315,10 @@ class DocumentView(QWidget):
 
     def _arrange(self) -> None:
         narrow = self.width() < WIDE
-        layout = "form" if narrow and self._layout == "both" else self._layout
+        layout = self._layout
+        if narrow and layout == "both":
+            layout = "json" if self._text_first else "form"
+        self.findings.set_room(min(max(int(self.height() * 0.3), 100), START_HEIGHT))
         self.form.setVisible(layout in ("form", "both"))
         self.json_pane.setVisible(layout in ("json", "both"))
         if narrow != self._narrow:

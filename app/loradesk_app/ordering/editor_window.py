@@ -284,7 +284,8 @@ class EditorWindow(QMainWindow):
     def add_document(self, document: Document) -> DocumentView:
         """Show a document in a tab of its own."""
         view = DocumentView(document, self.theme, self.readers)
-        view.set_layout(self._layout)
+        if self._layout != "both":
+            view.set_layout(self._layout)
         view.narrow_changed.connect(lambda _narrow: self._show_layout())
         document.dirty_changed.connect(lambda _dirty: self._show_title(document))
         document.path_changed.connect(lambda: self._note_path(document))
@@ -532,7 +533,7 @@ class EditorWindow(QMainWindow):
         view = self.view()
         narrow = view is not None and view.is_narrow
         self.layouts.button("both").setVisible(not narrow)
-        self.layouts.set_current("form" if narrow and self._layout == "both" else self._layout)
+        self.layouts.set_current(view.layout_shown if view is not None else self._layout)
 
     def _show_actions(self) -> None:
         document = self.document()

@@ -16,7 +16,8 @@ from loradesk_engine.ordering.finding import Finding
 from loradesk_engine.ordering.schema import parse_pointer
 from loradesk_engine.ordering.words import counted
 
-ROWS_HEIGHT = 168
+START_HEIGHT = 216
+ONE_ROW = 34
 _KEYS = {"order": "order", "preload_adapters": "preload", "layers": "layers", "base_model_id": "base model"}
 
 
@@ -67,6 +68,7 @@ class FindingsPanel(QFrame):
         column.addLayout(head)
         column.addWidget(self._scroll, 1)
         self._current = -1
+        self._room = START_HEIGHT
         theme.changed.connect(self._show_sign)
         self.show_unreadable("")
 
@@ -119,13 +121,18 @@ class FindingsPanel(QFrame):
             self._current = (self._current + 1) % len(self.rows)
             self._choose(self.rows[self._current].finding)
 
+    def set_room(self, height: int) -> None:
+        """How high the panel may become; findings beyond that are scrolled to."""
+        self._room = height
+        self._fit()
+
     def wanted_height(self) -> int:
         """Height that shows the first few findings."""
         head = max(self.fix_all.sizeHint().height(), 30) + 16
         if not self.rows:
             return head
         needed = sum(row.sizeHint().height() + 2 for row in self.rows) + 8
-        return head + min(needed, ROWS_HEIGHT)
+        return head + min(needed, max(self._room - head, ONE_ROW))
 
     def sizeHint(self) -> QSize:
         return QSize(400, self.wanted_height())
@@ -148,7 +155,8 @@ class FindingsPanel(QFrame):
         self.rows = []
 
     def _fit(self) -> None:
-        self.setFixedHeight(self.wanted_height())
+        if self.height() != self.wanted_height() or self.maximumHeight() != self.wanted_height():
+            self.setFixedHeight(self.wanted_height())
 
     def _show_sign(self) -> None:
         worst = self._findings[0].severity if self._findings else None

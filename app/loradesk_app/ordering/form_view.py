@@ -63,7 +63,7 @@ class FormView(QFrame):
         self.find_base_button = push_button("Read…", "link")
         self.find_base_button.setToolTip("Read the base model's configuration, to check and regenerate layers with it")
         self.find_base_button.clicked.connect(self.find_base_requested)
-        self.adapters_text = ElidedLabel("not compared with the adapters", "small")
+        self.adapters_text = ElidedLabel("Adapters: not compared", "small")
         self.compare_button = push_button("Compare…", "link")
         self.compare_button.setToolTip("Check names and layers against an X-LoRA checkpoint or a folder of adapters")
         self.compare_button.clicked.connect(self.ask_for_adapters)
@@ -180,16 +180,17 @@ class FormView(QFrame):
 
     def show_base(self, base: BaseFacts | None) -> None:
         """Say what is known of the base model's configuration."""
-        self.base_text.setText(base.title if base is not None else "configuration not on this computer")
+        self.base_text.setText(base.title if base is not None else "Configuration: not here yet")
 
     def show_adapters(self, found: FoundAdapters | None, reading: bool = False) -> None:
         """Say which adapters the file is compared with."""
         if reading:
-            self.adapters_text.setText("reading the adapters…")
+            self.adapters_text.setText("Adapters: reading…")
         elif found is None:
-            self.adapters_text.setText("not compared with the adapters")
+            self.adapters_text.setText("Adapters: not compared")
         else:
-            self.adapters_text.setText(f"compared with {counted(len(found.modules), 'adapter')} in {found.source}")
+            self.adapters_text.setText(f"Compared with {counted(len(found.modules), 'adapter')}")
+            self.adapters_text.setToolTip(found.source)
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -205,8 +206,8 @@ class FormView(QFrame):
         self.mode.setItemText(0, f"Automatic ({guess})" if guess else "Automatic")
         for part in (self.base, *self._tools):
             part.setEnabled(readable)
-        self._order_hint.setVisible(not counts[0])
-        self._preload_hint.setVisible(not counts[1])
+        self._order_hint.setVisible(readable and not counts[0])
+        self._preload_hint.setVisible(readable and not counts[1])
 
     def _show_marks(self) -> None:
         worst: dict[str, str] = {}
@@ -242,14 +243,16 @@ class FormView(QFrame):
         caption.setBuddy(self.base.edit)
         grid.addWidget(caption, 0, 0)
         grid.addLayout(base_row, 0, 1)
-        for row, (text, button) in enumerate(
-            ((self.base_text, self.find_base_button), (self.adapters_text, self.compare_button)), 1
+        facts = QHBoxLayout()
+        facts.setSpacing(2)
+        for text, button in (
+            (self.base_text, self.find_base_button),
+            (self.adapters_text, self.compare_button),
         ):
-            line = QHBoxLayout()
-            line.setSpacing(4)
-            line.addWidget(text, 1)
-            line.addWidget(button)
-            grid.addLayout(line, row, 1)
+            facts.addWidget(text, 1)
+            facts.addWidget(button)
+            facts.addSpacing(8)
+        grid.addLayout(facts, 1, 0, 1, 2)
         grid.setColumnStretch(1, 1)
 
         self._order_hint = label("No order. X-LoRA needs one; LoRA then starts with no adapter active.", "muted")

@@ -88,6 +88,8 @@ class JsonEdit(QPlainTextEdit):
             self._replace_all(text)
         else:
             self._replace_lines(before, after, start, old_end, new_end)
+        if not old:
+            self.moveCursor(QTextCursor.MoveOperation.Start)
         self._setting = False
         self._colors.color_visible()
 
@@ -219,7 +221,9 @@ class JsonEdit(QPlainTextEdit):
         font.setStyleHint(QFont.StyleHint.Monospace)
         family = font.family()
         points = max(self._theme_points() * 0.95, 6.0)
-        self.setStyleSheet(f'QPlainTextEdit {{ font-family: "{family}", monospace; font-size: {points:.1f}pt; }}')
+        self.setStyleSheet(
+            f'QPlainTextEdit {{ padding: 0; font-family: "{family}", monospace; font-size: {points:.1f}pt; }}'
+        )
         self._colors.set_colors(
             {name: self._theme.color(role) for name, role in (("key", "accent"), ("word", "warning"))}
         )
@@ -250,15 +254,16 @@ class _Gutter(QWidget):
         painter.fillRect(self.rect(), edit._theme.color("raised"))
         painter.setFont(edit.font())
         current = edit.textCursor().blockNumber()
+        line = edit.fontMetrics().height()  # the last line's rectangle has a margin below
         for block, rect in edit.visible_blocks():
             number = block.blockNumber()
-            place = QRect(0, rect.top(), self.width() - 10, rect.height())
+            place = QRect(0, rect.top(), self.width() - 10, line)
             painter.setPen(edit._theme.color("text" if number == current else "muted"))
             painter.drawText(place, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, str(number + 1))
             mark = edit.mark(number + 1)
             if mark is not None:
-                size = min(16, rect.height())
-                corner = QPoint(4, rect.center().y() - size // 2)
+                size = min(16, line)
+                corner = QPoint(4, rect.top() + (line - size) // 2)
                 edit._theme.icon(*SEVERITY_ICONS[mark[0]]).paint(painter, QRect(corner, QSize(size, size)))
         painter.end()
 

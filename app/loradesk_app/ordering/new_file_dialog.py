@@ -96,7 +96,8 @@ class NewFileDialog(QDialog):
             return
         self.notice.clear()
         if self.step == BASE and self._base is None:
-            self._read(lambda source=self.base.text(): sources.read_base_facts(source), self._take_base)
+            source = self.base.text()
+            self._read(lambda: sources.read_base_facts(source), self._take_base)
         elif self.step == MODULES:
             self._create()
         else:

@@ -48,7 +48,7 @@ class NoticeBar(QFrame):
     def show_notice(
         self, topic: str, message: str, *choices: Choice, detail: str = "", error: bool = False, lasting: bool = False
     ) -> None:
-        """Say something. `topic` lets `clear` take back this message and no later one; `lasting` has no close button."""
+        """Say something; `topic` lets `clear` take back this message and no later one; `lasting`: no close button."""
         self.topic = topic
         self._icon = ("ordering-error", "danger") if error else ("warning", "warning")
         self.setProperty("kind", "problem" if error else "notice")

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from string import Template
 
 from loradesk_app.theme import Theme
+from loradesk_resources import resource_path
 
 _SHEET = Template("""
 QTreeView {
@@ -14,6 +15,12 @@ QTreeView {
 }
 QTreeView::item { padding: 3px 4px; }
 QTreeView::item:selected, QTableView::item:selected { background: $accent_soft; color: $text; }
+QTreeView::indicator {
+    width: 13px; height: 13px; border: 1px solid $border_strong; border-radius: 4px; background: $field;
+}
+QTreeView::indicator:checked { background: $accent; border-color: $accent; image: url($icons/$check.svg); }
+QTreeView::indicator:indeterminate { background: $accent_soft; border-color: $accent; }
+QTreeView::indicator:disabled { border-color: $border; }
 QTreeView:focus, QTableView:focus { border-color: $accent; }
 QTabBar { background: $window; }
 QTabBar::tab {
@@ -35,4 +42,5 @@ QTableView QLineEdit, QTreeView QLineEdit { border-radius: 0; padding: 0 4px; }
 
 def style_sheet(theme: Theme) -> str:
     """The editor's part, in the colours in force."""
-    return _SHEET.substitute(asdict(theme.tokens))
+    check = "check-dark" if theme.is_dark else "check-light"
+    return _SHEET.substitute(asdict(theme.tokens), check=check, icons=resource_path("icons").as_posix())

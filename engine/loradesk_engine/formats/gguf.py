@@ -66,7 +66,7 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 # multiple of its own size, however large it is.
 MAX_HEADER_BYTES = 64 * 2**20  # everything before the tensors' data; a vocabulary of 262,144 with merges takes 15 MiB
 MAX_ENTRIES = 2**16  # metadata keys; tensors
-MAX_ARRAYS = 2**16  # in all, those inside others included: an empty one is 12 bytes in the file and 100 in memory
+MAX_INNER_ARRAYS = 2**12  # arrays inside arrays, in all: an empty one is 12 bytes in the file and 100 in memory
 MAX_DEPTH = 4  # arrays in arrays
 MAX_NAME_BYTES = 1024  # keys and tensor names; ggml's own limit for the latter is 63
 MAX_DIMENSIONS = 4  # ggml's own limit
@@ -198,7 +198,7 @@ class _Header:
         self.data = data
         self.end = min(len(data), MAX_HEADER_BYTES)
         self.at = 0
-        self.arrays = 0
+        self.inner_arrays = 0
 
     def refuse(self, where: str, problem: str, remedy: str = _DAMAGED) -> FileFormatError:
         return FileFormatError(problem, file=self.path, field=_shown(where) or "header", remedy=remedy)
@@ -285,10 +285,6 @@ class _Header:
         return bool(number)
 
     def array(self, where: str, depth: int) -> list[Any] | npt.NDArray[Any]:
-        self.arrays += 1
-        if self.arrays > MAX_ARRAYS or depth > MAX_DEPTH:
-            limit = f"{MAX_ARRAYS:,} arrays in a file" if depth <= MAX_DEPTH else f"{MAX_DEPTH} arrays in each other"
-            raise self.refuse(where, f"There are more than {limit}.", "Do not use this file.")
         kind, count = self.u32(where, "The array's type"), self.u64(where, "The array's count")
         if kind in _NUMBERS:
             dtype = _NUMBERS[kind][1]
@@ -303,7 +299,12 @@ class _Header:
         if kind == _STRING:
             return self.strings(count, where)
         if kind == _ARRAY:
-            return [self.array(where, depth + 1) for _ in range(count)]  # ends at MAX_ARRAYS whatever the count
+            self.inner_arrays += count
+            if self.inner_arrays > MAX_INNER_ARRAYS or depth == MAX_DEPTH:
+                deep = f"arrays {depth + 1:,} deep, our limit is {MAX_DEPTH}"
+                many = f"{self.inner_arrays:,} arrays inside arrays, our limit is {MAX_INNER_ARRAYS:,}"
+                raise self.refuse(where, f"There are {deep if depth == MAX_DEPTH else many}.", "Do not use this file.")
+            return [self.array(where, depth + 1) for _ in range(count)]
         raise self.refuse(where, f"The array's type, {kind:,}, is none of GGUF's.")
 
     def strings(self, count: int, where: str) -> list[str]:

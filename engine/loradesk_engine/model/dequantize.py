@@ -91,7 +91,7 @@ def _scaled(values: Tensor, scale: Tensor, minimum: Tensor | None = None) -> Ten
         scale: `[n, parts]`, float32; so is `minimum`.
     """
     result = values.to(torch.float32)
-    parts = result.view(*scale.shape, -1)
+    parts = result.unflatten(1, (scale.shape[1], values.shape[1] // scale.shape[1]))
     parts *= scale.unsqueeze(-1)
     if minimum is not None:
         parts -= minimum.unsqueeze(-1)

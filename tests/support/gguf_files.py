@@ -1,0 +1,117 @@
+"""GGUF files of tiny models, written with the `gguf` package as llama.cpp's converter lays them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+LLAMA_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+GEMMA_NAMES = LLAMA_NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of q or k in llama.cpp's order: the two halves of each head interleaved."""
+    return (
+        weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    )
+
+
+def write(
+    model: PreTrainedModel, path: Path, architecture: str, kind: str = "F32", **extra: float | int
+) -> dict[str, torch.Tensor]:
+    """Write the model with matrices of type `kind`; returns the weights that the file stands for, by transformers'
+    name.
+    """
+    config = model.config
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_key_length(head_dim)
+    if architecture == "starcoder2":
+        writer.add_layer_norm_eps(config.norm_epsilon)
+    else:
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    for key, value in extra.items():
+        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+        add(f"{architecture}.{key.replace('__', '.')}", value)
+    letters = [chr(33 + n) if n < 94 else chr(161 + n) for n in range(config.vocab_size)]
+    letters[-1] = letters[0] + letters[1]  # a merge, since the package writes no empty list
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(letters)
+    writer.add_token_types([1] * config.vocab_size)
+    writer.add_token_merges([f"{letters[0]} {letters[1]}"])
+    writer.add_eos_token_id(0)
+    names = GEMMA_NAMES if architecture in ("gemma2", "gemma3") else LLAMA_NAMES
+    stands_for = {}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        stem, _, suffix = name.rpartition(".")
+        block = stem.split(".")
+        if block[1:2] == ["layers"]:
+            short = f"blk.{block[2]}.{names['.'.join(block[3:])]}.{suffix}"
+        else:
+            short = f"{names[stem]}.{suffix}"
+        data = tensor.detach().float().numpy()
+        if architecture.startswith("gemma") and "norm" in stem:
+            data = data + 1
+        stored = data
+        rotated = architecture == "llama" and stem.endswith(("q_proj", "k_proj"))
+        heads = config.num_attention_heads if stem.endswith("q_proj") else config.num_key_value_heads
+        if rotated:
+            stored = permuted(data, heads)
+        stored = np.ascontiguousarray(stored)
+        if data.ndim == 1 or kind == "F32":
+            writer.add_tensor(short, stored)
+            stands_for[name] = tensor.detach().float()
+            continue
+        quantized = getattr(gguf.GGMLQuantizationType, kind)
+        packed = gguf.quants.quantize(stored, quantized)
+        writer.add_tensor(short, packed, raw_dtype=quantized)
+        values = gguf.quants.dequantize(packed, quantized)
+        if rotated:  # back to transformers' order
+            half = values.shape[0] // heads // 2
+            values = values.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(values.shape)
+        stands_for[name] = torch.from_numpy(np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return stands_for
