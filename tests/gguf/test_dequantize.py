@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+
 from loradesk_engine.errors import CheckpointError
 from loradesk_engine.formats.gguf import BLOCKS
 from loradesk_engine.model.dequantize import dequantize
@@ -117,7 +118,7 @@ def test_float32_costs_no_memory() -> None:
 
 @pytest.mark.parametrize("kind", ["I32", "F64", "IQ2_XXS", ""])
 def test_other_types_are_refused(kind: str) -> None:
-    with pytest.raises(CheckpointError, match="not supported.*Q8_0"):
+    with pytest.raises(CheckpointError, match=r"not supported.*Q8_0"):
         dequantize(torch.zeros(64, dtype=torch.uint8), kind, 1, 16)
 
 

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+
 from loradesk_engine.formats.gguf import BLOCKS, GgufFile, read_gguf
 
 SCALARS = {

@@ -337,7 +337,7 @@ class Document(QObject):
 
     def keep_mine(self) -> None:
         """The file was changed elsewhere, and the next save may overwrite that."""
-        self._saved = None
+        self._saved = self._disk = None  # nothing to compare with, so a save that follows at once goes through
         self._tell_dirty()
         path = self.path
         if path is not None:

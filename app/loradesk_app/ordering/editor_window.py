@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from shiboken6 import isValid
 
 from loradesk_app.background import Background
 from loradesk_app.ordering.analysis import State, read_state
@@ -536,6 +537,8 @@ class EditorWindow(QMainWindow):
         self.layouts.set_current(view.layout_shown if view is not None else self._layout)
 
     def _show_actions(self) -> None:
+        if not isValid(self.tabs):
+            return  # the window is being deleted, and a history says goodbye
         document = self.document()
         there = document is not None
         for action in self._document_actions:

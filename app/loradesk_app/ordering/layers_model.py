@@ -177,6 +177,8 @@ class LayersModel(QAbstractItemModel):
         return None
 
     def flags(self, index: Index) -> Qt.ItemFlag:
+        if not index.isValid():
+            return Qt.ItemFlag.NoItemFlags
         flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
         if not self._locked and self._document.is_readable and self.path(index):
             flags |= Qt.ItemFlag.ItemIsEditable

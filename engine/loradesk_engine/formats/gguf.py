@@ -7,8 +7,8 @@ Layout, all numbers little endian:
     tensors: name string, dimensions u32, sizes u64 each (the fastest one first), type u32, offset u64
     padding to the alignment, then the tensors' data; offsets count from here
 
-Versions 2 and 3 share it (3 allowed big endian as well); version 1 had 32-bit counts. No torch here: a model's facts are
-    read from its file before torch is loaded.
+Versions 2 and 3 share it (3 allowed big endian as well); version 1 had 32-bit counts. No torch here: a model's facts
+    are read from its file before torch is loaded.
 """
 
 from __future__ import annotations

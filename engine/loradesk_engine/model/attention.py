@@ -74,7 +74,7 @@ def _attend_one(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor
     q: [heads, head_dim], keys, values: [1, kv_heads, length, head_dim] -> [heads, head_dim]
     """
     grouped = q.view(1, keys.shape[1], -1, q.shape[-1])  # [1, kv_heads, heads of a group, head_dim]
-    return F.scaled_dot_product_attention(grouped, keys, values, scale=scale).view(q.shape)
+    return F.scaled_dot_product_attention(grouped, keys, values, scale=scale).reshape(q.shape)
 
 
 def _attend_capped(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor, scale: float, limit: float) -> Tensor:

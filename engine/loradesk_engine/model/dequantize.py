@@ -1,13 +1,13 @@
 """GGUF's quantized blocks to float32, on the device they are on.
 
-The layouts are those of ggml's block structs (ggml-common.h). Each function takes blocks `[n, bytes a block]`, uint8, and
-gives `[n, elements a block]`, float32. `d`, `dmin` and `m` are float16, little endian; the first listed lies first.
+The layouts are those of ggml's block structs (ggml-common.h). Each function takes blocks `[n, bytes a block]`, uint8,
+and gives `[n, elements a block]`, float32. `d`, `dmin` and `m` are float16, little endian; the first listed lies first.
 
-Bit-equal to llama.cpp's reference: every product and difference is rounded to float32 by itself, in the reference's
-order. (A compiler that contracts them to fused multiply-adds would change last bits.)
+Bit-equal to llama.cpp's own `gguf` package: every product and difference is rounded to float32 by itself, in its order.
+(torch.compile may contract them to fused multiply-adds, which changes last bits: keep this out of what it compiles.)
 
-Memory beside the result, per element: 1 byte for its integer, plus at most another while that is put together; IQ4_NL
-takes 5. The arithmetic is in place. F32 costs nothing: it is a view of the input.
+Peak memory beside the result, per element: one byte for its integer (IQ4_NL two) and less than one for the scales. The
+arithmetic is in place. F32 costs nothing: it is a view of the input.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _half(blocks: Tensor, at: int) -> Tensor:
 def _unpack(packed: Tensor, bits: int, width: int) -> Tensor:
     """Split bytes into fields of `bits`, the lowest first, as uint8.
 
-    The bytes of a block come in groups of `width`; a group gives `width` lowest fields, then `width` next ones, and so on.
+    The bytes of a block come in groups of `width`. A group gives the lowest field of each byte, then the next of each.
 
     Args:
         packed: `[n, bytes]`.
@@ -69,12 +69,11 @@ def _unpack(packed: Tensor, bits: int, width: int) -> Tensor:
     """
     n, count = packed.shape
     fields = 8 // bits
-    groups = packed.unflatten(1, (count // width, width))
+    groups = packed.view(n, count // width, width)
     result = packed.new_empty(n, count // width, fields, width)
     for i in range(fields):
         torch.bitwise_right_shift(groups, i * bits, out=result[:, :, i])
-    if bits < 8:
-        result &= (1 << bits) - 1
+    result &= (1 << bits) - 1
     return result.view(n, count * fields)
 
 
@@ -91,7 +90,8 @@ def _scaled(values: Tensor, scale: Tensor, minimum: Tensor | None = None) -> Ten
         scale: `[n, parts]`, float32; so is `minimum`.
     """
     result = values.to(torch.float32)
-    parts = result.unflatten(1, (scale.shape[1], values.shape[1] // scale.shape[1]))
+    n, count = scale.shape
+    parts = result.view(n, count, result.shape[1] // count)
     parts *= scale.unsqueeze(-1)
     if minimum is not None:
         parts -= minimum.unsqueeze(-1)
@@ -156,8 +156,8 @@ def _q2_k(blocks: Tensor) -> Tensor:
 def _q3_k(blocks: Tensor) -> Tensor:
     """hmask[32]: bit i of byte j is the third bit of element 32 i + j; qs[64] as in Q2_K; scales[12]; d.
 
-    scales: 16 of 6 bits: low nibbles of bytes 0-7, high nibbles of bytes 0-7; their upper two bits in bytes 8-11, lowest
-        bits first. (q - 4) * (d * (scale - 32)).
+    scales: 16 of 6 bits: low nibbles of bytes 0-7, high nibbles of bytes 0-7; their upper two bits in bytes 8-11,
+        lowest bits first. (q - 4) * (d * (scale - 32)).
     """
     values = _unpack(blocks[:, 32:96], 2, 32).add_(_unpack(blocks[:, :32], 1, 32), alpha=4)
     scales = _unpack(blocks[:, 96:104], 4, 8).add_(_unpack(blocks[:, 104:108], 2, 4), alpha=16)
@@ -167,8 +167,8 @@ def _q3_k(blocks: Tensor) -> Tensor:
 def _scales_and_minima(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """What Q4_K and Q5_K begin with: d; dmin; scales[12], eight 6-bit scales and minima. Gives d * scale, dmin * min.
 
-    scales: bytes 0-3 and 4-7 hold, in their low six bits, scales and minima 0-3; bytes 8-11 the low nibbles of scales 4-7
-        (low) and of minima 4-7 (high), whose upper two bits are the upper two of bytes 0-3 and 4-7.
+    scales: bytes 0-3 and 4-7 hold, in their low six bits, scales and minima 0-3; bytes 8-11 the low four bits of scales
+        4-7 (low nibbles) and of minima 4-7 (high nibbles), whose upper two are the upper two of bytes 0-3 and 4-7.
 
     Returns:
         Two float32 `[n, 8]`.
@@ -182,7 +182,10 @@ def _scales_and_minima(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
-    """d; dmin; scales[12]; qs[128]: four groups of 32 bytes, low nibbles first. q * (d * scale) - dmin * min, per 32."""
+    """d; dmin; scales[12]; qs[128]: four groups of 32 bytes, low nibbles first.
+
+    Per 32 elements: q * (d * scale) - dmin * min.
+    """
     return _scaled(_unpack(blocks[:, 16:], 4, 32), *_scales_and_minima(blocks))
 
 
