@@ -10,6 +10,7 @@ import torch
 from loradesk_engine.errors import CheckpointError
 from loradesk_engine.formats.gguf import BLOCKS
 from loradesk_engine.model.dequantize import dequantize
+from loradesk_engine.model.device import available_devices
 
 # type -> where the float16 numbers of a block lie
 HALVES = {
@@ -101,14 +102,14 @@ def test_no_rows(kind: str) -> None:
     assert dequantize(torch.empty(0, dtype=torch.uint8), kind, 0, BLOCKS[kind][0]).shape == (0, BLOCKS[kind][0])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("device", available_devices())
 @every_type
-def test_cuda_is_bit_equal_to_the_cpu(kind: str) -> None:
+def test_every_device_here_gives_the_same_bits(kind: str, device: str) -> None:
     elements, size = BLOCKS[kind]
-    raw = torch.from_numpy(np.random.default_rng(6).integers(0, 256, (1000, 100 * size), np.uint8))
-    there = dequantize(raw.cuda(), kind, 1000, 100 * elements)
-    assert there.is_cuda
-    assert_same_bits(there.cpu(), dequantize(raw, kind, 1000, 100 * elements).numpy())
+    raw = np.random.default_rng(6).integers(0, 256, (1000, 100 * size), np.uint8)
+    there = dequantize(torch.from_numpy(raw).to(device), kind, 1000, 100 * elements)
+    assert there.device == torch.device(device)
+    assert_same_bits(there.cpu(), expected(raw, kind).reshape(1000, 100 * elements))
 
 
 def test_float32_costs_no_memory() -> None:

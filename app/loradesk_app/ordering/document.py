@@ -260,8 +260,19 @@ class Document(QObject):
 
     def fix_all(self) -> None:
         """Do all that the findings propose, in one step."""
-        context = with_mode(self._context, self.ordering)
-        self._push("Fix all", lambda: build.fix(self.ordering, context)[0])
+        self.about_to_act.emit()
+        if not self.is_readable:
+            return
+        state, context = self._state, with_mode(self._context, self.ordering)
+
+        def done(ordering: OrderingFile) -> None:
+            if isValid(self) and self._state is state and ordering != state.ordering:
+                self._do("Fix all", State(ordering))
+
+        if self._background is None:
+            done(build.fix(state.ordering, context)[0])
+        else:  # each fix is followed by a new check, which takes long in a large file
+            self._run(lambda: build.fix(state.ordering, context)[0], done, self._refuse)
 
     # -- text ---------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from loradesk_app.ordering.document import Document
 from loradesk_app.ordering.rows_model import SEVERITY_ICONS, SOFT
 from loradesk_app.theme import Theme
 from loradesk_engine.ordering.finding import Finding
-from loradesk_engine.ordering.schema import pointer
+from loradesk_engine.ordering.schema import parse_pointer
 
 COL_MODULE, COL_INDEX = 0, 1
 PATH_ROLE = Qt.ItemDataRole.UserRole + 1
@@ -22,6 +22,8 @@ _HEADERS = ("Module", "Index")
 _BLOCK = re.compile(r"(.*?\.\d+)\.(.+)")
 _RANK = {"error": 0, "warning": 1, "info": 2}
 Index = QModelIndex | QPersistentModelIndex
+_PLAIN = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable  # put together once: a tree asks for every row
+_EDITABLE = _PLAIN | Qt.ItemFlag.ItemIsEditable
 
 
 @dataclass
@@ -149,6 +151,9 @@ class LayersModel(QAbstractItemModel):
             return 0
         return len(self._blocks[parent.row()].paths)
 
+    def hasChildren(self, parent: Index | None = None) -> bool:
+        return self.rowCount(parent) > 0
+
     def columnCount(self, _parent: Index | None = None) -> int:
         return len(_HEADERS)
 
@@ -179,10 +184,8 @@ class LayersModel(QAbstractItemModel):
     def flags(self, index: Index) -> Qt.ItemFlag:
         if not index.isValid():
             return Qt.ItemFlag.NoItemFlags
-        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
-        if not self._locked and self._document.is_readable and self.path(index):
-            flags |= Qt.ItemFlag.ItemIsEditable
-        return flags
+        editable = not self._locked and self._document.is_readable and self.path(index)
+        return _EDITABLE if editable else _PLAIN
 
     def setData(self, index: Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
         path = self.path(index)
@@ -240,11 +243,14 @@ class LayersModel(QAbstractItemModel):
     def _take_marks(self) -> None:
         marks: dict[str, list[Finding]] = {}
         found = by_place(self._document.findings)
-        if any(place.startswith("/layers/") for place in found):
-            marks = {path: found[place] for path in self._layers if (place := pointer("layers", path)) in found}
+        for place, findings in found.items():
+            if place.startswith("/layers/"):
+                marks[parse_pointer(place)[1]] = findings
         if marks != self._marks:
             self._marks = marks
             self._repaint()
 
     def _repaint(self) -> None:
-        self.layoutChanged.emit()  # labels, indices or marks; the shape stays, and so do expansion and selection
+        """Labels, indices or marks are other ones; the shape stays, and so do expansion and selection."""
+        if self._blocks:  # a view repaints all that is in sight, the modules inside the blocks too
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self._blocks) - 1, COL_INDEX))

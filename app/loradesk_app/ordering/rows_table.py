@@ -93,6 +93,9 @@ class RowsTable(QTableView):
             self.shift_selected(-1 if event.key() == Qt.Key.Key_Up else 1)
         elif event.key() == Qt.Key.Key_Delete:
             self.remove_selected()
+        elif self.state() == QAbstractItemView.State.EditingState:
+            super().keyPressEvent(event)  # the editor lets Return through to us and closes a little later
+            return
         elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self.currentIndex().isValid():
             self.edit(self.currentIndex().siblingAtColumn(max(self.currentIndex().column(), 1)))
         else:

@@ -93,6 +93,14 @@ class GgufModel:
                 field="general.architecture",
                 remedy=f"Supported: {', '.join(ARCHITECTURES)}.",
             )
+        parts = file.metadata.get("split.count", 1)
+        if parts != 1:
+            raise ConfigError(
+                f"The file is one of {parts} parts of a model.",
+                file=self.path,
+                field="split.count",
+                remedy="Merge the parts to one file with llama-gguf-split.",
+            )
         self._architecture: str = name
         self.hf_config = self._hf_config()
         self._places = dict(self._named())

@@ -1,0 +1,564 @@
+"""The editor as people use it: keys, mouse, drops, tabs, files that change, and crashes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from PySide6.QtGui import QDropEvent
+from PySide6.QtWidgets import QApplication, QLineEdit, QMessageBox, QPushButton
+
+from loradesk_app.ordering.editor_window import EditorWindow
+from loradesk_app.ordering.layers_model import COL_INDEX
+from loradesk_app.ordering.order_model import COL_NAME
+from loradesk_app.ordering.preload_model import COL_ID
+from loradesk_app.ordering.recovery import has_unsaved_work
+from loradesk_app.ordering.regenerate_dialog import RegenerateDialog
+from loradesk_engine.ordering.schema import OrderingFile
+from loradesk_resources import resource_path
+
+ALT, CTRL = Qt.KeyboardModifier.AltModifier, Qt.KeyboardModifier.ControlModifier
+LEFT = Qt.MouseButton.LeftButton
+
+
+def names(view) -> tuple[str, ...]:
+    return view.document.ordering.order or ()
+
+
+def drop(widget, data: QMimeData, at: QPointF) -> QDropEvent:
+    event = QDropEvent(at, Qt.DropAction.MoveAction, data, LEFT, Qt.KeyboardModifier.NoModifier)
+    widget.dropEvent(event)
+    return event
+
+
+def files(*paths: str) -> QMimeData:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(path) for path in paths])
+    return data
+
+
+def answer(window, text: str) -> None:
+    box = window.findChild(QMessageBox)
+    button = next(button for button in box.findChildren(QPushButton) if button.text() == text)
+    button.click()
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_moved_with_alt_and_arrows(open_view, xlora, qtbot):
+    view = open_view(xlora)
+    view.form.order.select_rows([0])
+    qtbot.keyClick(view.form.order, Qt.Key.Key_Down, ALT)
+    assert names(view) == ("code", "math", "poetry")
+    assert view.form.order.selected_rows() == [1]
+    qtbot.keyClick(view.form.order, Qt.Key.Key_Down, ALT)
+    qtbot.keyClick(view.form.order, Qt.Key.Key_Down, ALT)
+    assert names(view) == ("code", "poetry", "math")
+    qtbot.keyClick(view.form.order, Qt.Key.Key_Up, ALT)
+    assert names(view) == ("code", "math", "poetry")
+    assert view.document.stack.count() == 3
+
+
+def test_rows_are_moved_by_dragging(open_view, xlora, qtbot):
+    view = open_view(xlora)
+    table, model = view.form.order, view.form.order_model
+    data = model.mimeData([model.index(2, COL_NAME)])
+    top = table.visualRect(model.index(0, COL_NAME)).topLeft() + QPoint(5, 2)
+    drop(table, data, QPointF(top))
+    assert names(view) == ("poetry", "math", "code")
+    assert table.selected_rows() == [0]
+    assert model.rowCount() == 3
+    other = QMimeData()
+    other.setData("application/x-loradesk-ordering-rows", b"12345 0")  # of another table
+    drop(table, other, QPointF(top))
+    assert names(view) == ("poetry", "math", "code")
+
+
+def test_cells_are_edited_in_place(open_view, lora, qtbot):
+    view = open_view(lora)
+    view.form.show_page("preload_adapters")
+    table = view.form.preload
+    table.edit_cell(1, COL_ID)
+    editor = table.findChild(QLineEdit)
+    editor.selectAll()
+    qtbot.keyClicks(editor, "/models/code")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: view.document.ordering.preload_adapters[1].adapter_model_id == "/models/code")
+    assert '"revision": "main"' in view.document.ordering.dumps()
+
+
+def test_entries_are_added_and_removed_with_keys(open_view, xlora, window, qtbot):
+    view = open_view(xlora)
+    window.add_action.trigger()
+    editor = view.form.order.findChild(QLineEdit)
+    editor.selectAll()
+    qtbot.keyClicks(editor, "law")
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: names(view)[-1] == "law")
+    view.form.order.select_rows([0, 1])
+    qtbot.keyClick(view.form.order, Qt.Key.Key_Delete)
+    assert names(view) == ("poetry", "law")
+    for _ in range(3):
+        window.undo_action.trigger()
+    assert names(view) == ("math", "code", "poetry")
+    assert not view.document.is_dirty
+
+
+def test_folders_dropped_on_the_preloads_are_added(open_view, lora, tmp_path):
+    view = open_view(lora)
+    view.form.show_page("preload_adapters")
+    drop(view.form.preload, files(str(tmp_path / "poetry")), QPointF(5, 5))
+    added = view.document.ordering.preload_adapters[-1]
+    assert (added.name, added.adapter_model_id) == ("poetry", str(tmp_path / "poetry"))
+
+
+def test_models_are_sound(open_view, lora, xlora, qtmodeltester):
+    for path in (lora, xlora):
+        form = open_view(path).form
+        for model in (form.order_model, form.preload_model, form.layers.model):
+            qtmodeltester.check(model, force_py=True)
+
+
+def test_the_base_is_edited(open_view, xlora, qtbot):
+    view = open_view(xlora)
+    view.form.base.edit.selectAll()
+    qtbot.keyClicks(view.form.base.edit, "org/new")
+    qtbot.keyClick(view.form.base.edit, Qt.Key.Key_Return)
+    assert view.document.ordering.base_model_id == "org/new"
+    view.document.undo()
+    assert view.form.base.text() == "org/base"
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+
+def test_layers_are_locked_until_asked_for(open_view, xlora, qtbot):
+    view = open_view(xlora)
+    view.form.show_page("layers")
+    layers = view.form.layers
+    block = layers.model.index(0, 0)
+    index = layers.model.index(1, COL_INDEX, block)
+    assert layers.model.path(index) == "model.layers.0.self_attn.v_proj"
+    assert not layers.model.setData(index, "7")
+    assert not index.flags() & Qt.ItemFlag.ItemIsEditable
+    qtbot.mouseClick(layers.lock_button, LEFT)
+    assert index.flags() & Qt.ItemFlag.ItemIsEditable
+    assert layers.model.setData(index, "7")
+    assert view.document.ordering.layers["model.layers.0.self_attn.v_proj"] == 7
+    assert "nonsense" in layers.lock_text.text()
+    assert not layers.model.setData(index, "seven")
+    qtbot.mouseClick(layers.lock_button, LEFT)
+    assert layers.model.is_locked
+
+
+def test_layers_are_searched(open_view, xlora, qtbot):
+    layers = open_view(xlora).form.layers
+    qtbot.keyClicks(layers.search, "attn V_PROJ")
+    qtbot.waitUntil(lambda: layers.count.text() == "1 of 3 layers")
+    layers.search.setText("2")  # an index
+    qtbot.waitUntil(lambda: layers.model.path(layers.model.index(0, 0)) == "lm_head")
+    layers.show_layer("model.layers.0.self_attn.q_proj")
+    assert layers.search.text() == ""
+    assert layers.model.path(layers.tree.currentIndex()) == "model.layers.0.self_attn.q_proj"
+
+
+def test_layers_are_regenerated(open_view, xlora, window, qtbot):
+    view = open_view(xlora)
+    window.regenerate_action.trigger()
+    dialog = view.findChild(RegenerateDialog)
+    assert not dialog.done_button.isEnabled()
+    dialog.source.edit.setText(str(resource_path("demo", "base")))
+    qtbot.mouseClick(dialog.read_button, LEFT)
+    qtbot.waitUntil(lambda: dialog.summary.text() == "3 layers")
+    dialog.tree.leaf("k_proj").setCheckState(0, Qt.CheckState.Checked)
+    assert dialog.summary.text() == "9 layers"
+    qtbot.mouseClick(dialog.done_button, LEFT)
+    assert len(view.document.ordering.layers) == 9
+    assert view.document.stack.undoText() == "Regenerate the layers"
+    assert view.document.ordering.value("note") == {"kept": True}
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def test_typing_becomes_a_step_and_a_change_of_the_form_becomes_text(open_view, xlora, qtbot, settled):
+    view = open_view(xlora)
+    view.json.go_to(4, 7, select=False)
+    qtbot.keyClicks(view.json, "xy")
+    qtbot.waitUntil(lambda: names(view)[0] == "mxyath")
+    assert view.form.order_model.text(0, COL_NAME) == "mxyath"
+    settled(view.document)
+    cursor = view.json.textCursor().position()
+    view.document.add_name("law")
+    settled(view.document)
+    assert '"law"' in view.json.text()
+    assert view.json.text() == view.document.ordering.dumps()
+    assert view.json.textCursor().position() == cursor
+    qtbot.keyClick(view.json, Qt.Key.Key_Z, CTRL)
+    qtbot.keyClick(view.json, Qt.Key.Key_Z, CTRL)
+    assert names(view)[0] == "math"
+
+
+def test_pending_text_is_not_lost_by_an_undo(open_view, xlora, qtbot):
+    view = open_view(xlora)
+    view.json.go_to(4, 6, select=False)
+    qtbot.keyClicks(view.json, "q")
+    view.document.undo()  # before the typing was read: it becomes a step and is undone
+    assert names(view)[0] == "math"
+    view.document.redo()
+    assert names(view)[0] == "qmath"
+
+
+def test_malformed_text_is_shown_where_it_breaks(open_view, write, window, qtbot, settled):
+    text = '{\n  "base_model_id": "org/base",\n  "order": ["a", "b"\n  "layers": {}\n}\n'
+    path = write(text, "broken.json")
+    view = open_view(path)
+    assert view.text_notice.isVisible()
+    assert view.text_notice.message.text().startswith("Line 4, column 3:")
+    assert view.json.text() == text
+    assert view.json.mark(4)[0] == "error"
+    assert not view.form.base.isEnabled()
+    qtbot.mouseClick(view.text_notice.buttons[0], LEFT)
+    assert view.json.textCursor().blockNumber() == 3
+    window.save()
+    assert "not saved" in view.disk_notice.message.text()
+    assert Path(path).read_text() == text
+    view.json.go_to(3, 100, select=False)
+    qtbot.keyClicks(view.json, "],")
+    qtbot.waitUntil(lambda: view.document.is_readable)
+    assert not view.text_notice.isVisible()
+    assert names(view) == ("a", "b")
+    assert view.form.base.isEnabled()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\xff\xfe{}", "Not UTF-8"), (None, "does not exist")],
+)
+def test_files_that_cannot_be_opened_are_explained(window, tmp_path, qtbot, content, words):
+    path = tmp_path / "bad.json"
+    if content is not None:
+        path.write_bytes(content)
+    window.open_file(str(path))
+    qtbot.waitUntil(window.notice.isVisible)
+    assert words in window.notice.message.text()
+    assert str(path) in window.notice.detail.text()
+    assert window.views == []
+
+
+# -- findings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faulty(write):
+    return write(
+        {"base_model_id": "org/base", "order": ["a", "a", ""], "layers": {"model.layers.0.x": 0, "model.layers.0.y": 0}}
+    )
+
+
+def test_problems_are_listed_marked_and_fixed(open_view, faulty, qtbot, settled):
+    view = open_view(faulty)
+    panel = view.findings
+    assert panel.summary.text() == "3 errors"
+    assert view.json.mark(5)[0] == "error"
+    model = view.form.order_model
+    assert model.data(model.index(1, COL_NAME), Qt.ItemDataRole.DecorationRole) is not None
+    assert model.data(model.index(0, COL_NAME), Qt.ItemDataRole.DecorationRole) is None
+    assert "twice" in model.data(model.index(1, COL_NAME), Qt.ItemDataRole.ToolTipRole)
+    row = next(row for row in panel.rows if row.finding.rule == "order-duplicate")
+    qtbot.mouseClick(row, LEFT)
+    assert view.form.order.selected_rows() == [1]
+    assert view.json.textCursor().blockNumber() == 4
+    qtbot.mouseClick(row.fix_button, LEFT)
+    assert names(view) == ("a", "")
+    settled(view.document)
+    assert panel.summary.text() == "2 errors"
+    qtbot.mouseClick(panel.fix_all, LEFT)
+    qtbot.waitUntil(lambda: panel.summary.text() == "No problems")
+    assert list(view.document.ordering.layers.values()) == [0, 1]
+
+
+def test_f8_goes_from_problem_to_problem(open_view, faulty, window):
+    view = open_view(faulty)
+    pages = []
+    for _ in range(3):
+        window.next_action.trigger()
+        pages.append(view.form.page)
+    assert sorted(pages) == ["layers", "order", "order"]
+    assert view.form.layers.model.path(view.form.layers.tree.currentIndex()).startswith("model.layers.0.")
+
+
+def test_a_base_on_this_computer_is_used_and_adapters_are_compared(open_view, write, qtbot, settled):
+    base = str(resource_path("demo", "base"))
+    view = open_view(write({"base_model_id": base, "order": ["Arithmetic", "bard"], "layers": {"model.odd": 0}}))
+    qtbot.waitUntil(lambda: "6 blocks" in view.form.base_text.text())
+    settled(view.document)
+    assert "layer-not-in-model" in {finding.rule for finding in view.document.findings}
+    view.compare(str(resource_path("demo", "adapters")))
+    qtbot.waitUntil(lambda: "order-unknown" in {finding.rule for finding in view.document.findings})
+    view.document.fix_all()
+    qtbot.waitUntil(lambda: names(view) == ("arithmetic", "bard"))
+    assert len(view.document.ordering.layers) == 42
+
+
+# -- files and tabs ---------------------------------------------------------------------------------------------------
+
+
+def test_several_files_have_tabs_of_their_own(open_view, window, xlora, lora, qtbot):
+    first, second = open_view(xlora), open_view(lora)
+    assert [window.tabs.tabText(row) for row in (0, 1)] == ["xlora.json", "lora.json"]
+    window.open_file(xlora)
+    assert window.view() is first
+    first.document.add_name("law")
+    assert window.tabs.tabText(0) == "● xlora.json"
+    assert window.isWindowModified()
+    window.tabs.setCurrentIndex(1)
+    window.tabs.moveTab(0, 1)
+    assert window.view() is second
+    window.close_current()
+    assert window.documents() == [first.document]
+
+
+def test_saving_and_recent_files(open_view, window, xlora, tmp_path, qtbot):
+    told = []
+    window.recent_changed.connect(told.append)
+    view = open_view(xlora)
+    assert told[-1] == [xlora]
+    view.document.add_name("law")
+    with qtbot.waitSignal(view.document.saved):
+        window.save_action.trigger()
+    assert OrderingFile.read(xlora).order[-1] == "law"
+    other = str(tmp_path / "copy.json")
+    with qtbot.waitSignal(view.document.saved):
+        window.save_to(view.document, other)
+    assert window.tabs.tabText(0) == "copy.json"
+    assert window.recent() == [other, xlora]
+    window.close_current()
+    with qtbot.waitSignal(window.document_opened):
+        window.recent_menu.actions()[1].trigger()
+    assert window.document().path == xlora
+
+
+def test_reverting_takes_what_is_on_disk(open_view, window, xlora, qtbot):
+    view = open_view(xlora)
+    view.document.add_name("law")
+    with qtbot.waitSignal(view.document.changed):
+        window.revert_action.trigger()
+    assert names(view) == ("math", "code", "poetry")
+    assert not view.document.is_dirty
+    assert not window.revert_action.isEnabled()
+
+
+def test_the_published_files_open_as_copies(window, qtbot, settled):
+    for hub_id, counts in (("lamm-mit/x-lora", (9, 160)), ("lamm-mit/x-lora-gemma-7b", (4, 196))):
+        with qtbot.waitSignal(window.document_opened):
+            window.start_page.ready_buttons[hub_id].click()
+        document = window.document()
+        assert (len(document.ordering.order), len(document.ordering.layers)) == counts
+        assert document.path is None
+        assert not document.is_dirty
+        settled(document)
+        assert not [finding for finding in document.findings if finding.severity == "error"]
+
+
+def test_a_file_is_loaded_after_it_is_saved(open_view, window, xlora, qtbot):
+    view = open_view(xlora)
+    with qtbot.waitSignal(window.load_requested) as told:
+        window.load_button.click()
+    assert told.args == [xlora]
+    view.document.add_name("law")
+    with qtbot.waitSignal(window.load_requested):
+        window.load_action.trigger()
+    assert OrderingFile.read(xlora).order[-1] == "law"
+
+
+def test_dropped_files_are_opened(window, xlora, lora, qtbot):
+    data = files(xlora, lora, "/somewhere/else.txt")
+    drop(window, data, QPointF(50, 50))
+    qtbot.waitUntil(lambda: len(window.views) == 2)
+    assert not window.views[0].json.canInsertFromMimeData(data)
+
+
+@pytest.mark.parametrize(("text", "closes"), [("Cancel", False), ("Discard", True), ("Save", True)])
+def test_closing_asks_about_changes(open_view, window, xlora, qtbot, text, closes):
+    view = open_view(xlora)
+    view.document.add_name("law")
+    window.close()
+    assert window.isVisible()
+    answer(window, text)
+    if not closes:
+        QApplication.processEvents()
+        assert window.isVisible()
+        assert view.document.is_dirty
+        return
+    qtbot.waitUntil(lambda: not window.isVisible())
+    assert (OrderingFile.read(xlora).order[-1] == "law") == (text == "Save")
+
+
+def test_another_program_changes_the_file(open_view, xlora, qtbot):
+    view = open_view(xlora)
+    Path(xlora).write_text('{"base_model_id": "theirs"}')
+    qtbot.waitUntil(view.disk_notice.isVisible)
+    assert "Another program changed xlora.json" in view.disk_notice.message.text()
+    qtbot.mouseClick(view.disk_notice.buttons[0], LEFT)
+    qtbot.waitUntil(lambda: view.document.ordering.base_model_id == "theirs")
+    assert not view.disk_notice.isVisible()
+    Path(xlora).unlink()
+    qtbot.waitUntil(view.disk_notice.isVisible)
+    assert "removed" in view.disk_notice.message.text()
+    qtbot.mouseClick(view.disk_notice.buttons[0], LEFT)
+    with qtbot.waitSignal(view.document.saved):
+        view.document.save()
+    assert Path(xlora).exists()
+
+
+def test_saving_is_no_outside_change(open_view, xlora, qtbot):
+    view = open_view(xlora)
+    told = []
+    view.document.outside_change.connect(told.append)
+    for name in ("one", "two"):
+        view.document.add_name(name)
+        with qtbot.waitSignal(view.document.saved):
+            view.document.save()
+        qtbot.wait(250)
+    assert told == []
+
+
+# -- recovery ---------------------------------------------------------------------------------------------------------
+
+
+def test_unsaved_work_comes_back_after_a_crash(open_view, window, make_window, xlora, tmp_path, qtbot):
+    view = open_view(xlora)
+    view.document.add_name("law")
+    broken = window.add_document(type(view.document)(window.background, title="draft"))
+    broken.document.edit_text('{"order": [')
+    window.recovery.save()
+    window.background.wait(5)
+    assert has_unsaved_work(tmp_path / "recovery")
+    second = make_window()
+    second.start()
+    second.background.wait(5)
+    QApplication.processEvents()
+    assert second.views == []  # the first one is alive, its work is its own
+    window.recovery._lock.unlock()  # as the end of its process does
+    second.start()
+    qtbot.waitUntil(lambda: len(second.views) == 2)
+    found = {document.title: document for document in second.documents()}
+    assert found["xlora.json"].ordering.order[-1] == "law"
+    assert found["xlora.json"].is_dirty
+    assert found["draft"].state.draft == '{"order": ['
+    with qtbot.waitSignal(found["xlora.json"].saved):
+        found["xlora.json"].save()
+    second.recovery.save()
+    second.background.wait(5)
+    assert len(list((tmp_path / "recovery").rglob("*.json"))) == 1
+    for view in list(window.views):  # so that the fixture's end does not write them again
+        window._remove(view)
+
+
+def test_the_end_of_the_application_keeps_unsaved_work_without_asking(open_view, window, make_window, xlora, qtbot):
+    view = open_view(xlora)
+    view.json.go_to(4, 6, select=False)
+    qtbot.keyClicks(view.json, "q")  # not even read yet
+    window.shut_down()
+    assert not window.isVisible()
+    second = make_window()
+    second.start()
+    qtbot.waitUntil(lambda: len(second.views) == 1)
+    assert second.document().ordering.order[0] == "qmath"
+    second.document().undo()
+    assert second.document().is_dirty
+
+
+def test_nothing_is_left_when_all_is_saved(open_view, window, xlora, tmp_path):
+    open_view(xlora)
+    window.shut_down()
+    assert not has_unsaved_work(tmp_path / "recovery")
+
+
+# -- layout -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_narrow_window_shows_one_part(make_window, xlora, qtbot):
+    window = make_window((720, 560))
+    with qtbot.waitSignal(window.document_opened):
+        window.open_file(xlora)
+    view = window.view()
+    assert (window.width(), window.height()) == (720, 560)
+    assert view.form.isVisible()
+    assert not view.json.isVisible()
+    qtbot.mouseClick(window.layouts.button("json"), LEFT)
+    assert view.json.isVisible()
+    assert not view.form.isVisible()
+    right = window.rect().right()
+    assert window.load_button.mapTo(window, window.load_button.rect().topRight()).x() <= right
+
+
+def test_everything_that_takes_keys_has_a_name(open_view, lora):
+    view = open_view(lora)
+    for kind in (QPushButton, QLineEdit):
+        for widget in view.findChildren(kind):
+            if widget.isVisible() and widget.focusPolicy() != Qt.FocusPolicy.NoFocus:
+                assert widget.accessibleName() or getattr(widget, "text", str)(), widget
+
+
+# -- size -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_file_opens_and_is_edited_without_lag(window, write, qtbot, settled):
+    adapters = [f"adapter_{number}" for number in range(500)]
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj")
+    layers = {f"model.layers.{number // 4}.self_attn.{parts[number % 4]}": number for number in range(10_000)}
+    preloads = [{"name": name, "adapter_model_id": f"org/{name}"} for name in adapters]
+    path = write(
+        json.loads(json.dumps({"base_model_id": "b", "order": adapters, "layers": layers, "preload_adapters": preloads}))
+    )
+    began = time.perf_counter()
+    with qtbot.waitSignal(window.document_opened):
+        window.open_file(path)
+    view = window.view()
+    settled(view.document)
+    QApplication.processEvents()
+    opened = time.perf_counter() - began
+    assert opened < 1.0
+    assert view.json.blockCount() > 12_000
+    view.form.show_page("layers")
+    view.form.layers.toggle_lock()
+    slowest = 0.0
+    edits = (
+        lambda: view.document.move_names([0], 500),
+        lambda: view.document.remove_names([250]),
+        lambda: view.document.set_layer_index("model.layers.9.self_attn.q_proj", 5),
+        lambda: view.document.add_preload("new", "/x"),
+        lambda: view.document.fix_all(),
+        lambda: view.document.undo(),
+        lambda: view.form.layers.model.set_filter("v_proj"),
+    )
+    for edit in edits:
+        began = time.perf_counter()
+        edit()
+        QApplication.processEvents()
+        slowest = max(slowest, time.perf_counter() - began)
+        settled(view.document)
+    print(f"opened in {opened:.2f} s, slowest edit {slowest * 1000:.0f} ms")
+    assert slowest < 0.5
+
+
+def test_the_window_needs_no_engine():
+    import subprocess
+    import sys
+
+    code = "import sys, loradesk_app.ordering.editor_window; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_closed_window_ends_its_threads(make_window, xlora, qtbot):
+    window: EditorWindow = make_window()
+    with qtbot.waitSignal(window.document_opened):
+        window.open_file(xlora)
+    window.shut_down()
+    assert window.background._pool.activeThreadCount() == 0
