@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-from PySide6.QtGui import QDropEvent
-from PySide6.QtWidgets import QApplication, QLineEdit, QMessageBox, QPushButton
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtWidgets import QApplication, QFileDialog, QLineEdit, QMessageBox, QPushButton
 
+from loradesk_app.ordering import document as document_module
 from loradesk_app.ordering.editor_window import EditorWindow
 from loradesk_app.ordering.layers_model import COL_INDEX
 from loradesk_app.ordering.order_model import COL_NAME
@@ -515,7 +516,9 @@ def test_a_large_file_opens_and_is_edited_without_lag(window, write, qtbot, sett
     layers = {f"model.layers.{number // 4}.self_attn.{parts[number % 4]}": number for number in range(10_000)}
     preloads = [{"name": name, "adapter_model_id": f"org/{name}"} for name in adapters]
     path = write(
-        json.loads(json.dumps({"base_model_id": "b", "order": adapters, "layers": layers, "preload_adapters": preloads}))
+        json.loads(
+            json.dumps({"base_model_id": "b", "order": adapters, "layers": layers, "preload_adapters": preloads})
+        )
     )
     began = time.perf_counter()
     with qtbot.waitSignal(window.document_opened):
@@ -562,3 +565,123 @@ def test_a_closed_window_ends_its_threads(make_window, xlora, qtbot):
         window.open_file(xlora)
     window.shut_down()
     assert window.background._pool.activeThreadCount() == 0
+
+
+def test_malformed_text_comes_first_in_a_narrow_window(make_window, write, qtbot, settled):
+    window = make_window((720, 560))
+    with qtbot.waitSignal(window.document_opened):
+        window.open_file(write('{\n  "order": [1]\n}', "types.json"))
+    view = window.view()
+    settled(view.document)
+    assert view.json.isVisible()
+    assert window.layouts.current() == "json"
+    assert view.text_notice.message.text().startswith("Line 2, column 13: A string is expected")
+    assert (view.json.textCursor().blockNumber(), view.json.textCursor().positionInBlock()) == (1, 12)
+
+
+def test_undo_works_from_the_base_field(open_view, xlora, window, qtbot):
+    view = open_view(xlora)
+    view.document.add_name("law")
+    view.form.base.edit.setFocus()
+    qtbot.keyClick(view.form.base.edit, Qt.Key.Key_Z, CTRL)
+    assert names(view) == ("math", "code", "poetry")
+    qtbot.keyClick(view.form.base.edit, Qt.Key.Key_Z, CTRL | Qt.KeyboardModifier.ShiftModifier)
+    assert names(view)[-1] == "law"
+
+
+def test_work_that_cannot_be_kept_is_told_once(open_view, window, xlora, qtbot, monkeypatch):
+    def fail(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    view = open_view(xlora)
+    monkeypatch.setattr("loradesk_app.ordering.recovery.write_atomic", fail)
+    told = []
+    window.recovery.failed.connect(told.append)
+    for name in ("one", "two"):
+        view.document.add_name(name)
+        window.recovery.save()
+    window.background.wait(5)
+    qtbot.waitUntil(window.notice.isVisible)
+    QApplication.processEvents()
+    assert len(told) == 1
+    assert "No space left" in window.notice.message.text()
+
+
+def test_the_theme_reaches_everything(open_view, xlora, theme, window):
+    view = open_view(xlora)
+    theme.set_mode("dark")
+    assert theme.tokens.field in window.styleSheet()
+    view.grab()
+    theme.set_mode("light")
+
+
+def test_lines_are_numbered_and_colours_follow_the_scrolling(open_view, write, qtbot, settled):
+    layers = {f"model.layers.{number}.mlp.up_proj": number for number in range(3_000)}
+    view = open_view(write({"base_model_id": "b", "layers": layers}))
+    edit = view.json
+    assert edit.document().findBlockByNumber(2_900).userState() != 1
+    edit.go_to(2_900)
+    QApplication.processEvents()
+    block = edit.document().findBlockByNumber(2_900)
+    assert block.userState() == 1
+    assert block.layout().formats()
+    view.document.set_layer_index("model.layers.2895.mlp.up_proj", 0)
+    settled(view.document)
+    assert edit.textCursor().blockNumber() == 2_899
+    assert edit.firstVisibleBlock().blockNumber() > 2_800
+
+
+def test_what_is_still_being_edited_is_saved_too(open_view, xlora, window, qtbot):
+    view = open_view(xlora)
+    view.form.order.edit_cell(0, COL_NAME)
+    editor = view.form.order.findChild(QLineEdit)
+    editor.selectAll()
+    qtbot.keyClicks(editor, "physics")
+    view.form.base.edit.setText("org/typed")
+    with qtbot.waitSignal(view.document.saved):
+        window.save_action.trigger()
+    saved = OrderingFile.read(xlora)
+    assert (saved.base_model_id, saved.order[0]) == ("org/typed", "physics")
+
+
+def test_rows_may_be_dragged_and_other_things_not(open_view, lora, qtbot):
+    view = open_view(lora)
+    table, model = view.form.order, view.form.order_model
+    for data, taken in (
+        (model.mimeData([model.index(0, COL_NAME)]), True),
+        (view.form.preload_model.mimeData([view.form.preload_model.index(0, 1)]), False),
+        (files("/some/ordering.json"), False),
+    ):
+        actions, no_keys = Qt.DropAction.MoveAction | Qt.DropAction.CopyAction, Qt.KeyboardModifier.NoModifier
+        event = QDragEnterEvent(QPoint(5, 5), actions, data, LEFT, no_keys)
+        table.dragEnterEvent(event)
+        assert event.isAccepted() == taken
+
+
+def test_a_copy_of_a_published_file_is_saved_before_it_is_loaded(window, tmp_path, qtbot):
+    with qtbot.waitSignal(window.document_opened):
+        window.open_ready("lamm-mit/x-lora")
+    window.load_current()
+    dialog = window.findChild(QFileDialog)
+    assert dialog.isVisible()
+    path = str(tmp_path / "mine.json")
+    with qtbot.waitSignal(window.load_requested) as told:
+        dialog.fileSelected.emit(path)
+    assert told.args == [path]
+    assert Path(path).read_bytes() == resource_path("ordering", "x-lora-zephyr-7b-beta.json").read_bytes()
+    dialog.reject()
+
+
+def test_a_busy_folder_does_not_read_the_file_again(open_view, xlora, qtbot, monkeypatch):
+    view = open_view(xlora)
+    reads = []
+    original = document_module._content
+    monkeypatch.setattr(document_module, "_content", lambda path: reads.append(path) or original(path))
+    for _ in range(3):
+        view.document.look_at_disk()
+    qtbot.wait(50)
+    for _ in range(3):
+        view.document.look_at_disk()
+    qtbot.wait(50)
+    assert len(reads) <= 3
+    assert not view.disk_notice.isVisible()

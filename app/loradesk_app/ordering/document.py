@@ -26,6 +26,9 @@ UNDO_LIMIT = 500
 _TYPING = 1
 
 
+_Stamp = tuple[int, int, int] | None  # inode, size and time of change; None where there is no file
+
+
 class ChangedOutsideError(OrderingError):
     """The file on disk is no longer the one that was opened or saved here."""
 
@@ -64,6 +67,7 @@ class Document(QObject):
         self._saved = None if dirty else self._state
         self._was_dirty = dirty
         self._disk = on_disk
+        self._seen: _Stamp | int = 0  # of the file when it was last looked at; 0: not yet
         self._title = title
         self._analysis: Analysis | None = None
         self._context = CheckContext()
@@ -360,11 +364,19 @@ class Document(QObject):
         if path is None or self._background is None:
             return
 
-        def done(data: bytes | None) -> None:
-            if isValid(self) and path == self.path and data != self._disk and self._disk is not None:
-                self.outside_change.emit(data is not None)
+        seen = self._seen
 
-        self._run(lambda: _content(path), done, lambda _error: None)
+        def done(result: tuple[_Stamp, bytes | None]) -> None:
+            if not isValid(self) or path != self.path or self._disk is None:
+                return
+            stamp, data = result
+            if stamp != self._seen:
+                self._seen = stamp
+                if data != self._disk:
+                    self.outside_change.emit(stamp is not None)
+
+        # The same stamp as last time: nothing has to be read, however often the folder changes.
+        self._run(lambda: _look(path, seen), done, lambda _error: None)
 
     # -- checking -----------------------------------------------------------------------------------------------
 
@@ -484,6 +496,16 @@ def _write(ordering: OrderingFile, path: str, known: bytes | None) -> bytes:
         raise ChangedOutsideError("Another program changed the file.", file=path)
     ordering.write(path)
     return ordering.dumps().encode("utf-8")
+
+
+def _look(path: str, seen: _Stamp | int) -> tuple[_Stamp, bytes | None]:
+    """What stands for a file's content, and the content itself unless it was seen already."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, None
+    stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return stamp, None if stamp == seen else _content(path)
 
 
 def _content(path: str) -> bytes | None:

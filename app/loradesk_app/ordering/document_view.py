@@ -35,7 +35,7 @@ class DocumentView(QWidget):
         readers: where bases and adapters are read; slow, so apart from the document's own background.
     """
 
-    narrow_changed = Signal(bool)
+    layout_changed = Signal(str)  # `form`, `both` or `json` is what there is room for
 
     def __init__(self, document: Document, theme: Theme, readers: Background, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -46,7 +46,9 @@ class DocumentView(QWidget):
         self._base_asked: str | None = None
         self._layout = "both"
         self._text_first = not document.is_readable  # what cannot be read can only be put right in the text
-        self._narrow: bool | None = None
+        self._unplaced = self._text_first  # the cursor goes to the error as soon as the text is there
+        self._narrow = False
+        self._told_layout = ""
         self._run, self._last_typed = 0, 0.0
         self.disk_notice = NoticeBar(theme)
         self.text_notice = NoticeBar(theme)
@@ -91,6 +93,14 @@ class DocumentView(QWidget):
         self.json.note_taken()
         self.document.edit_text(text, self._run)
 
+    def take_focus(self) -> None:
+        """Put the keyboard where work begins: in the table in sight, or in a text that has to be put right."""
+        table = self.form.table()
+        if self._text_first:
+            self.go_to_text_problem()
+        elif table is not None and not self.form.isHidden():
+            table.setFocus()
+
     def set_layout(self, layout: str) -> None:
         """Show `form`, `json` or `both`; without room for both, the form."""
         self._layout, self._text_first = layout, False
@@ -108,8 +118,9 @@ class DocumentView(QWidget):
         """Show the text where it cannot be read."""
         problem = self.document.state.problem
         position = problem_position(problem) if problem is not None else None
-        if self.form.isVisible() and not self.json_pane.isVisible():
-            self.set_layout("json")
+        if self.json_pane.isHidden():
+            self._text_first = True
+            self._arrange()
         if position is not None:
             self.json.go_to(*position, select=False)
         self.json.setFocus()
@@ -182,7 +193,7 @@ class DocumentView(QWidget):
 
     @property
     def is_narrow(self) -> bool:
-        return bool(self._narrow)
+        return self._narrow
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -190,6 +201,7 @@ class DocumentView(QWidget):
         document = self.document
         document.changed.connect(self._note_change)
         document.findings_changed.connect(self._show_analysis)
+        document.about_to_act.connect(self.form.flush)
         document.about_to_act.connect(self.flush)
         document.refused.connect(lambda error: self.disk_notice.show_error("refused", error))
         document.saved.connect(lambda _path: self.disk_notice.clear())
@@ -226,6 +238,9 @@ class DocumentView(QWidget):
         if problem is not None and position is not None:
             marks[position[0]] = ("error", problem.problem)
         self.json.set_marks(marks)
+        if self._unplaced and position is not None:
+            self.json.go_to(*position, select=False)
+        self._unplaced = False
         if problem is None:
             self.findings.show_findings(analysis.findings, analysis.positions)
         else:
@@ -316,11 +331,14 @@ class DocumentView(QWidget):
     def _arrange(self) -> None:
         narrow = self.width() < WIDE
         layout = self._layout
-        if narrow and layout == "both":
-            layout = "json" if self._text_first else "form"
+        if self._text_first and (narrow or layout == "form"):
+            layout = "json"
+        elif narrow and layout == "both":
+            layout = "form"
         self.findings.set_room(min(max(int(self.height() * 0.3), 100), START_HEIGHT))
         self.form.setVisible(layout in ("form", "both"))
         self.json_pane.setVisible(layout in ("json", "both"))
-        if narrow != self._narrow:
-            self._narrow = narrow
-            self.narrow_changed.emit(narrow)
+        self._narrow = narrow
+        if self.layout_shown != self._told_layout:
+            self._told_layout = self.layout_shown
+            self.layout_changed.emit(self._told_layout)

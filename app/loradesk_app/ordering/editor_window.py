@@ -121,10 +121,16 @@ class EditorWindow(QMainWindow):
         """Look for work that an earlier session could not save."""
         self.recovery.restore()
 
+    def show_up(self) -> None:
+        """Show the window, in front of others."""
+        self.show()
+        self.raise_()
+        self.activateWindow()
+
     def open_file(self, path: str) -> None:
         """Open a file in a tab of its own, or go to the tab that has it."""
         path = str(Path(path).absolute())
-        self._raise()
+        self.show_up()
         for row, view in enumerate(self.views):
             if view.document.path == path:
                 self.tabs.setCurrentIndex(row)
@@ -154,7 +160,7 @@ class EditorWindow(QMainWindow):
         def done(result: tuple[bytes, State]) -> None:
             self.add_document(Document(self.background, result[1], title=source.name))
 
-        self._raise()
+        self.show_up()
         self.background.run(lambda: read_state(str(source)), done, lambda error: self.notice.show_error("open", error))
 
     def ask_for_file(self) -> None:
@@ -167,7 +173,7 @@ class EditorWindow(QMainWindow):
 
     def new_file(self) -> NewFileDialog:
         """Make a file step by step."""
-        self._raise()
+        self.show_up()
         dialog = NewFileDialog(self.theme, self.readers, self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.created.connect(self._add_new)
@@ -209,7 +215,7 @@ class EditorWindow(QMainWindow):
         if not 0 <= row < len(self.views):
             return
         view = self.views[row]
-        view.flush()
+        view.document.about_to_act.emit()
         if not view.document.is_dirty:
             self._remove(view)
             return
@@ -227,7 +233,7 @@ class EditorWindow(QMainWindow):
         """The application ends: unsaved work is kept for the next start, and nothing is asked."""
         self._closing = True
         for view in self.views:
-            view.flush()
+            view.document.about_to_act.emit()
         self.recovery.save()
         self.recovery.close()
         self.hide()
@@ -287,13 +293,14 @@ class EditorWindow(QMainWindow):
         view = DocumentView(document, self.theme, self.readers)
         if self._layout != "both":
             view.set_layout(self._layout)
-        view.narrow_changed.connect(lambda _narrow: self._show_layout())
+        view.layout_changed.connect(lambda _layout: self._show_layout())
         document.dirty_changed.connect(lambda _dirty: self._show_title(document))
         document.path_changed.connect(lambda: self._note_path(document))
         document.changed.connect(self.recovery.note_change)
         document.dirty_changed.connect(lambda _dirty: self.recovery.note_change())
         document.saved.connect(lambda path: self._note_saved(document, path))
         document.refused.connect(lambda _error: self._note_refused(document))
+        document.outside_change.connect(lambda _there: self._note_refused(document))
         document.stack.canUndoChanged.connect(lambda _can: self._show_actions())
         document.stack.canRedoChanged.connect(lambda _can: self._show_actions())
         document.stack.indexChanged.connect(lambda _index: self._show_actions())
@@ -312,6 +319,7 @@ class EditorWindow(QMainWindow):
         self._watch_files()
         if document.is_dirty:
             self.recovery.note_change()
+        view.take_focus()
         self.document_opened.emit(document)
         return view
 
@@ -323,7 +331,7 @@ class EditorWindow(QMainWindow):
         self.recent_menu.clear()
         for path in self._recent:
             action = self.recent_menu.addAction(f"{PurePath(path).name}    {PurePath(path).parent}".replace("&", "&&"))
-            action.triggered.connect(partial(self._open_recent, path))
+            action.triggered.connect(lambda _checked=False, path=path: self.open_file(path))
         self.recent_menu.addSeparator()
         clear = self.recent_menu.addAction("Clear the list")
         clear.triggered.connect(lambda: self._set_and_tell([]))
@@ -345,7 +353,7 @@ class EditorWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         for view in self.views:
-            view.flush()
+            view.document.about_to_act.emit()
         dirty = [view.document for view in self.views if view.document.is_dirty]
         if self._closing or not dirty:
             event.accept()
@@ -385,7 +393,7 @@ class EditorWindow(QMainWindow):
             view.take_adapters(found)
 
     def _open_recovered(self, found: list[Recovered]) -> None:
-        self._raise()
+        self.show_up()
         for one in found:
             document = Document(
                 self.background, one.state, path=one.path, title=one.title, on_disk=one.on_disk, dirty=True
@@ -398,9 +406,6 @@ class EditorWindow(QMainWindow):
                 view.disk_notice.show_notice(
                     "recovered", f"Unsaved work on {document.title} was recovered.", detail="Save it to keep it."
                 )
-
-    def _open_recent(self, path: str) -> None:
-        self.open_file(path)
 
     def _save(self, document: Document) -> None:
         if document.path:
@@ -428,7 +433,15 @@ class EditorWindow(QMainWindow):
         self._close_when_saved = list(documents)
         self._close_window = and_window
         for document in documents:
-            self._save(document)
+            if document.path:
+                document.save()
+        self._ask_for_next()
+
+    def _ask_for_next(self) -> None:
+        """Ask where the next document without a path is to be saved, one at a time."""
+        waiting = self._close_when_saved
+        if waiting and not any(document.path for document in waiting):
+            self._ask_where(waiting[0])
 
     def _discard_and_close(self) -> None:
         for view in list(self.views):
@@ -449,6 +462,7 @@ class EditorWindow(QMainWindow):
         if document in self._close_when_saved:
             self._close_when_saved.remove(document)
             self._remove(next(view for view in self.views if view.document is document))
+            self._ask_for_next()
             if not self._close_when_saved and self._close_window:
                 self.close()
 
@@ -502,11 +516,6 @@ class EditorWindow(QMainWindow):
         document = self.document()
         path = document.path if document is not None and document.path else next(iter(self._recent), "")
         return str(PurePath(path).parent) if path else ""
-
-    def _raise(self) -> None:
-        self.show()
-        self.raise_()
-        self.activateWindow()
 
     # -- showing ----------------------------------------------------------------------------------------------------
 
@@ -570,7 +579,7 @@ class EditorWindow(QMainWindow):
         ready = file.addMenu("Open the file of a &published model")
         for hub_id in READY:
             title = READY_TEXTS.get(hub_id, (hub_id, ""))[0]
-            ready.addAction(title).triggered.connect(partial(self._open_published, hub_id))
+            ready.addAction(title).triggered.connect(lambda _checked=False, hub_id=hub_id: self.open_ready(hub_id))
         self.recent_menu = file.addMenu("Open &recent")
         file.addSeparator()
         self.save_action = self._action(file, "&Save", "Ctrl+S", self.save, "ordering-save")
@@ -587,9 +596,9 @@ class EditorWindow(QMainWindow):
         self.redo_action.setShortcuts([QKeySequence("Ctrl+Shift+Z"), QKeySequence("Ctrl+Y")])
         edit.addSeparator()
         self.add_action = self._action(edit, "&Add an entry", "Ctrl+Return", self._on_form("add"))
-        self.remove_action = self._action(edit, "Re&move the selected entries", "", self._on_form("remove"))
-        self.up_action = self._action(edit, "Move u&p", "", self._on_form("shift", -1))
-        self.down_action = self._action(edit, "Move do&wn", "", self._on_form("shift", 1))
+        self.remove_action = self._action(edit, "Re&move the selected entries\tDel", "", self._on_form("remove"))
+        self.up_action = self._action(edit, "Move u&p\tAlt+Up", "", self._on_form("shift", -1))
+        self.down_action = self._action(edit, "Move do&wn\tAlt+Down", "", self._on_form("shift", 1))
         edit.addSeparator()
         self.regenerate_action = self._action(edit, "Re&generate layers…", "Ctrl+G", self.regenerate)
         self.lock_action = self._action(edit, "&Edit layers by hand, or lock them", "", self._toggle_lock)
@@ -632,9 +641,6 @@ class EditorWindow(QMainWindow):
         if view is not None:
             view.form.show_page("layers")
             view.form.layers.toggle_lock()
-
-    def _open_published(self, hub_id: str) -> None:
-        self.open_ready(hub_id)
 
     def _action(self, menu: QMenu, text: str, key: str, slot: Callable[[], object], icon: str = "") -> QAction:
         action = QAction(text, self)

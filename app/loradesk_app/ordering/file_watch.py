@@ -23,8 +23,8 @@ class FileWatch(QObject):
         self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLE_MS)
         self._timer.timeout.connect(self._tell)
-        self._watcher.fileChanged.connect(lambda _path: self._timer.start())
-        self._watcher.directoryChanged.connect(lambda _path: self._timer.start())
+        self._watcher.fileChanged.connect(self._note)
+        self._watcher.directoryChanged.connect(self._note)
 
     def set_files(self, files: Iterable[str]) -> None:
         """Watch these files and no others."""
@@ -39,6 +39,10 @@ class FileWatch(QObject):
         missing = [path for path in sorted(wanted - watched) if os.path.exists(path)]
         if missing:
             self._watcher.addPaths(missing)
+
+    def _note(self, _path: str) -> None:
+        if not self._timer.isActive():  # a folder that never comes to rest must not put it off for ever
+            self._timer.start()
 
     def _tell(self) -> None:
         self._watch()

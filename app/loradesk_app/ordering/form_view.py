@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import (
+    QAbstractItemView,
     QComboBox,
     QFrame,
     QGridLayout,
@@ -92,6 +93,13 @@ class FormView(QFrame):
         self._show()
 
     # -- what the user does -------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Hand in what stands in a field that is still being edited."""
+        self.base.submit()
+        for editor in (self.order, self.preload, self.layers.tree):
+            if editor.state() == QAbstractItemView.State.EditingState:
+                editor.setFocus()  # a cell is handed in when it loses the keyboard
 
     def show_page(self, key: str) -> None:
         """Show `order`, `preload_adapters` or `layers`."""

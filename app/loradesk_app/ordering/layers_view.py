@@ -9,7 +9,6 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QLineEdit,
     QTreeView,
     QVBoxLayout,
     QWidget,
@@ -17,6 +16,7 @@ from PySide6.QtWidgets import (
 
 from loradesk_app.ordering.document import Document
 from loradesk_app.ordering.layers_model import COL_INDEX, COL_MODULE, LayersModel
+from loradesk_app.ordering.source_field import SharedUndoEdit
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
 from loradesk_app.widgets.labels import label
@@ -36,7 +36,7 @@ class LayersView(QWidget):
         self._document, self._theme = document, theme
         self.model = LayersModel(document, theme, self)
         self._open: set[str] = set()
-        self.search = QLineEdit()
+        self.search = SharedUndoEdit()
         self.search.setPlaceholderText("Search by block, module or index")
         self.search.setAccessibleName("Search layers")
         self.search.setClearButtonEnabled(True)

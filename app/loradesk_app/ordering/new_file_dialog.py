@@ -58,6 +58,7 @@ class NewFileDialog(QDialog):
         self.base_id = SourceField("Name in the file", "As above")
         self.base_id.browse.hide()
         self.base_text = label("", "muted", wrap=True)
+        self.base_text.hide()
         self.adapters = SourceField("Adapters", "Folder with adapters, X-LoRA checkpoint, or organisation/repository")
         self.adapters.submitted.connect(self.find_adapters)
         self.found_text = ElidedLabel("", "muted")
@@ -83,6 +84,7 @@ class NewFileDialog(QDialog):
         self.draft.changed.connect(self._show_step)
         self._lay_out()
         self._show_step()
+        self.base.setFocus()
 
     # -- what the user does -------------------------------------------------------------------------------------
 
@@ -134,6 +136,7 @@ class NewFileDialog(QDialog):
     def _take_base(self, base: BaseFacts) -> None:
         self._base = base
         self.base_text.setText(base.title)
+        self.base_text.setVisible(not base.problem)
         if base.problem:
             self._base = None
             self.notice.show_notice("base", base.problem, error=True)
@@ -209,6 +212,7 @@ class NewFileDialog(QDialog):
     def _forget_base(self) -> None:
         self._base = None
         self.base_text.setText("")
+        self.base_text.hide()
         self.base_id.set_text("")
         self.notice.clear()
         self._show_step()
@@ -246,7 +250,8 @@ class NewFileDialog(QDialog):
         first = QWidget()
         form = QFormLayout(first)
         form.setContentsMargins(0, 0, 0, 0)
-        form.setVerticalSpacing(12)
+        form.setVerticalSpacing(10)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignVCenter)
         form.setHorizontalSpacing(14)
         form.addRow("For", _left(self.kind))
         form.addRow("&Base model", self.base)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
-from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtCore import QEvent, Signal
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QWidget
 
 from loradesk_app.widgets.buttons import push_button
@@ -23,7 +23,7 @@ class SourceField(QWidget):
         self.edit.setPlaceholderText(placeholder)
         self.edit.setAccessibleName(name)
         self.edit.textChanged.connect(self.changed)
-        self.edit.editingFinished.connect(self._submit)
+        self.edit.editingFinished.connect(self.submit)
         self.browse = push_button(browse)
         self.browse.setAccessibleName(f"Browse for {name}")
         self.browse.clicked.connect(self._browse)
@@ -47,9 +47,10 @@ class SourceField(QWidget):
         """Fill in what the user chose."""
         if text:
             self.edit.setText(text)
-            self._submit()
+            self.submit()
 
-    def _submit(self) -> None:
+    def submit(self) -> None:
+        """Tell what the user entered, if that has not been told yet."""
         if self.text() != self._told:
             self._told = self.text()
             self.submitted.emit(self._told)
@@ -58,8 +59,22 @@ class SourceField(QWidget):
         ask_for_folder(self, self._name, self.text(), self.take)
 
 
-class _DropEdit(QLineEdit):
-    """A line edit that takes a dropped folder as its text."""
+class SharedUndoEdit(QLineEdit):
+    """A line edit that leaves the keys of undo and redo to the document, unless it has typing of its own to undo."""
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
+            keys = QKeySequence.StandardKey
+            idle_undo = event.matches(keys.Undo) and not self.isUndoAvailable()
+            idle_redo = event.matches(keys.Redo) and not self.isRedoAvailable()
+            if idle_undo or idle_redo:
+                event.ignore()
+                return True
+        return super().event(event)
+
+
+class _DropEdit(SharedUndoEdit):
+    """Takes a dropped folder as its text."""
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if dropped_paths(event):
