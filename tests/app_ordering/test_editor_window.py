@@ -11,7 +11,7 @@ from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QApplication, QFileDialog, QLineEdit, QMessageBox, QPushButton
 
-from loradesk_app.ordering import document as document_module
+from loradesk_app.ordering import disk
 from loradesk_app.ordering.editor_window import EditorWindow
 from loradesk_app.ordering.layers_model import COL_INDEX
 from loradesk_app.ordering.order_model import COL_NAME
@@ -249,6 +249,17 @@ def test_files_that_cannot_be_opened_are_explained(window, tmp_path, qtbot, cont
     assert words in window.notice.message.text()
     assert str(path) in window.notice.detail.text()
     assert window.views == []
+
+
+def test_a_file_without_permission_to_read_is_explained(window, xlora, qtbot, monkeypatch):
+    def refuse(*_arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("loradesk_engine.files.open", refuse, raising=False)
+    window.open_file(xlora)
+    qtbot.waitUntil(window.notice.isVisible)
+    assert window.notice.message.text() == "No permission to read the file."
+    assert "Change its permissions" in window.notice.detail.text()
 
 
 # -- findings ---------------------------------------------------------------------------------------------------------
@@ -675,8 +686,8 @@ def test_a_copy_of_a_published_file_is_saved_before_it_is_loaded(window, tmp_pat
 def test_a_busy_folder_does_not_read_the_file_again(open_view, xlora, qtbot, monkeypatch):
     view = open_view(xlora)
     reads = []
-    original = document_module._content
-    monkeypatch.setattr(document_module, "_content", lambda path: reads.append(path) or original(path))
+    original = disk.content
+    monkeypatch.setattr(disk, "content", lambda path: reads.append(path) or original(path))
     for _ in range(3):
         view.document.look_at_disk()
     qtbot.wait(50)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,9 @@ from shiboken6 import isValid
 
 from loradesk_app.background import Background
 from loradesk_app.ordering.analysis import Analysis, State, analyse, read_state, shown, state_of, with_mode
+from loradesk_app.ordering.disk import ChangedOutsideError, Stamp, content, look, write
 from loradesk_app.ordering.rows import moved, unique_name, without
 from loradesk_engine.errors import LoradeskError, OrderingError
-from loradesk_engine.files import MAX_JSON_BYTES, read_bytes
 from loradesk_engine.ordering import build
 from loradesk_engine.ordering.finding import CheckContext, Finding, Mode
 from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
@@ -24,13 +23,6 @@ from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
 CHECK_MS = 60
 UNDO_LIMIT = 500
 _TYPING = 1
-
-
-_Stamp = tuple[int, int, int] | None  # inode, size and time of change; None where there is no file
-
-
-class ChangedOutsideError(OrderingError):
-    """The file on disk is no longer the one that was opened or saved here."""
 
 
 class Document(QObject):
@@ -67,7 +59,7 @@ class Document(QObject):
         self._saved = None if dirty else self._state
         self._was_dirty = dirty
         self._disk = on_disk
-        self._seen: _Stamp | int = 0  # of the file when it was last looked at; 0: not yet
+        self._seen: Stamp | int = 0  # of the file when it was last looked at; 0: not yet
         self._title = title
         self._analysis: Analysis | None = None
         self._context = CheckContext()
@@ -332,7 +324,7 @@ class Document(QObject):
             self._tell_dirty()
             self.saved.emit(target)
 
-        self._run(lambda: _write(state.ordering, target, known), done, self._note_write_problem)
+        self._run(lambda: write(state.ordering, target, known), done, self._note_write_problem)
 
     def reload(self, label: str = "Reload") -> None:
         """Take the file from disk, as a step that can be undone."""
@@ -356,7 +348,7 @@ class Document(QObject):
         self._tell_dirty()
         path = self.path
         if path is not None:
-            self._run(lambda: _content(path), self._note_disk, self._refuse)
+            self._run(lambda: content(path), self._note_disk, self._refuse)
 
     def look_at_disk(self) -> None:
         """See whether another program changed the file; `outside_change` tells."""
@@ -366,17 +358,17 @@ class Document(QObject):
 
         seen = self._seen
 
-        def done(result: tuple[_Stamp, bytes | None]) -> None:
+        def done(result: tuple[Stamp, bytes | None]) -> None:
             if not isValid(self) or path != self.path or self._disk is None:
                 return
             stamp, data = result
-            if stamp != self._seen:
+            if stamp != self._seen and (stamp is None or stamp != seen):
                 self._seen = stamp
                 if data != self._disk:
                     self.outside_change.emit(stamp is not None)
 
         # The same stamp as last time: nothing has to be read, however often the folder changes.
-        self._run(lambda: _look(path, seen), done, lambda _error: None)
+        self._run(lambda: look(path, seen), done, lambda _error: None)
 
     # -- checking -----------------------------------------------------------------------------------------------
 
@@ -488,26 +480,3 @@ class _Step(QUndoCommand):
 
 def _label(verb: str, names: Sequence[str]) -> str:
     return f"{verb} {names[0]}" if len(names) == 1 else f"{verb} {len(names):,} entries"
-
-
-def _write(ordering: OrderingFile, path: str, known: bytes | None) -> bytes:
-    """Save unless the file on disk is no longer `known`; the bytes that are on disk then."""
-    if known is not None and _content(path) not in (known, None):
-        raise ChangedOutsideError("Another program changed the file.", file=path)
-    ordering.write(path)
-    return ordering.dumps().encode("utf-8")
-
-
-def _look(path: str, seen: _Stamp | int) -> tuple[_Stamp, bytes | None]:
-    """What stands for a file's content, and the content itself unless it was seen already."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None, None
-    stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-    return stamp, None if stamp == seen else _content(path)
-
-
-def _content(path: str) -> bytes | None:
-    """The bytes of a file; None if there is none."""
-    return read_bytes(path, limit=MAX_JSON_BYTES, error=OrderingError) if os.path.exists(path) else None

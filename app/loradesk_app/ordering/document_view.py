@@ -160,15 +160,15 @@ class DocumentView(QWidget):
             self.disk_notice.show_notice(
                 "disk",
                 f"Another program changed {document.title}.",
-                ("Reload", lambda: (self.disk_notice.clear(), document.reload())),
-                ("Keep mine", lambda: (self.disk_notice.clear(), document.keep_mine())),
+                ("Reload", document.reload),
+                ("Keep mine", document.keep_mine),
                 detail="Reload takes its version, and can be undone. Keep mine overwrites it with the next save.",
             )
         else:
             self.disk_notice.show_notice(
                 "disk",
                 f"{document.title} was removed or moved.",
-                ("Keep mine", lambda: (self.disk_notice.clear(), document.keep_mine())),
+                ("Keep mine", document.keep_mine),
                 detail="The next save writes it again.",
             )
 

@@ -76,13 +76,13 @@ class EditorWindow(QMainWindow):
         self._load_when_saved: Document | None = None
         self._close_when_saved: list[Document] = []
         self._closing = False
+        self.notice = NoticeBar(theme)
         self.recovery = Recovery(self.background, self.documents, recovery_folder, self)
         self.recovery.restored.connect(self._open_recovered)
         self.recovery.failed.connect(lambda error: self.notice.show_error("recovery", error))
         self.watch = FileWatch(self)
         self.watch.touched.connect(self._look_at_disk)
 
-        self.notice = NoticeBar(theme)
         self.start_page = StartPage(theme)
         self.start_page.new_requested.connect(self.new_file)
         self.start_page.open_requested.connect(self.ask_for_file)

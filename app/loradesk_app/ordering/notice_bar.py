@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
@@ -48,7 +49,7 @@ class NoticeBar(QFrame):
     def show_notice(
         self, topic: str, message: str, *choices: Choice, detail: str = "", error: bool = False, lasting: bool = False
     ) -> None:
-        """Say something; `topic` lets `clear` take back this message and no later one; `lasting`: no close button."""
+        """Say something; `topic` lets `clear` take back this message and no later one; `lasting`: until `clear`."""
         self.topic = topic
         self._icon = ("ordering-error", "danger") if error else ("warning", "warning")
         self.setProperty("kind", "problem" if error else "notice")
@@ -65,7 +66,7 @@ class NoticeBar(QFrame):
         self.buttons = []
         for text, action in choices:
             button = push_button(text)
-            button.clicked.connect(lambda _checked=False, action=action: action())
+            button.clicked.connect(partial(self._act, action, lasting))
             self._row.insertWidget(self._row.count() - 1, button)
             self.buttons.append(button)
         self.close_button.setVisible(not lasting)
@@ -86,6 +87,11 @@ class NoticeBar(QFrame):
         if topic is None or topic == self.topic:
             self.topic = ""
             self.hide()
+
+    def _act(self, action: Callable[[], object], lasting: bool, _checked: bool = False) -> None:
+        if not lasting:
+            self.clear()
+        action()
 
     def _show_sign(self) -> None:
         pixmap = self._theme.icon(*self._icon).pixmap(QSize(18, 18), self.devicePixelRatioF())

@@ -83,7 +83,9 @@ class StartPage(QScrollArea):
     def set_recent(self, paths: list[str]) -> None:
         """Offer files opened lately."""
         while (item := self._recent.takeAt(0)) is not None:
-            item.widget().deleteLater()
+            old = item.widget()
+            if old is not None:
+                old.deleteLater()
         for path in paths[:MAX_SHOWN]:
             button = push_button(f"{PurePath(path).name}  ·  {PurePath(path).parent}", "link")
             button.setToolTip(path)

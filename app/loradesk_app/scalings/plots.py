@@ -16,7 +16,7 @@ from loradesk_app.scalings.token_axis import TokenAxis, visible
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.labels import label
 
-FRAME_MS = 40
+FRAME_MS = 50
 LEFT_AXIS = 34
 MAX_COLUMNS = 1200
 FIRST_WINDOW = 48  # tokens shown before the sequence is longer

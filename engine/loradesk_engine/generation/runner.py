@@ -15,6 +15,8 @@ from loradesk_engine.generation.sequence import Sequence, XLoraState
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
 
+GUESS_MEMORY = 0.1  # weight of the latest guess in the running share of right ones
+GUESS_WORTH = 0.4  # under this share a guess row costs more than it saves
 WEIGHTS_KEPT = 64  # adapter states whose weights are kept on the device
 
 
@@ -38,10 +40,11 @@ class Runner:
     scaling rows (activations of the scaling pass). Both are exact, so nothing is ever computed again.
 
     Look-ahead: when token x[t] is known, its scaling row has run, and that row's own logits are the base model's guess
-    of x[t+1]. One
-    forward pass has two rows: the generation row of x[t], and the scaling row of the guess. If the sampled token equals
-    the guess, its scalings are ready; else its scaling row runs by itself. Only the scalings' computation is
-    speculative: the output is the same for any sampling.
+    of x[t+1]. One forward pass has two rows: the generation row of x[t], and the scaling row of the guess. If the
+    sampled token equals the guess, its scalings are ready; else its scaling row runs by itself. Only the scalings'
+    computation is speculative: the output is the same for any sampling. A guess row that is wrong costs time, so it is
+    left out while the base's guesses are mostly wrong; they stay known from the scaling rows, and so is when they
+    become right again.
 
     Args:
         lookahead: whether to do so; without it every token costs two passes.
@@ -81,6 +84,9 @@ class Runner:
             )
             for chunk, chunk_scalings in zip(chunks, scalings, strict=True)
         ]
+        for chunk in chunks:
+            if chunk.sequence.xlora is not None:
+                chunk.sequence.xlora.checked = chunk.sequence.xlora.guess
         guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
         rows += [self._guess_row(chunk) for chunk in guessed]
         active = self._active([chunk.sequence for chunk in chunks])
@@ -101,15 +107,17 @@ class Runner:
     def accept(self, sequence: Sequence, token: int) -> None:
         """Tell the runner which token was sampled, before the next step: a right guess's scalings are ready."""
         state = sequence.xlora
-        if state is None or state.frozen is not None:
+        if state is None or state.frozen is not None or state.checked is None:
             return
-        if state.ready is not None:
-            if state.checked == token:
-                state.hits += 1
-            else:
-                state.misses += 1
-                state.ready = None
-                state.guess = None
+        right = state.checked == token
+        state.right += (right - state.right) * GUESS_MEMORY
+        if state.ready is None:
+            state.guess = None  # no scaling row ran for it: the next pass makes a new one
+        elif right:
+            state.hits += 1
+        else:
+            state.misses += 1
+            state.ready = state.guess = None
 
     def _reserve(self, chunks: Many[Chunk]) -> None:
         slots = max((chunk.sequence.slot or 0) + 1 for chunk in chunks) * self._slots_each
@@ -185,13 +193,13 @@ class Runner:
             and state is not None
             and state.frozen is None
             and state.guess is not None
+            and state.right >= GUESS_WORTH
             and chunk.start + chunk.length == len(chunk.sequence.tokens)
         )
 
     def _guess_row(self, chunk: Chunk) -> _Rows:
         state = _xlora(chunk.sequence)
         assert state.guess is not None
-        state.checked = state.guess
         slot = self._slots_each * (chunk.sequence.slot or 0) + 1
         return _Rows([state.guess], chunk.start + chunk.length, slot, self._scaling_pass_scalings())
 

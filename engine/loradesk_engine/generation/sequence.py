@@ -38,15 +38,17 @@ class XLoraState:
     Attributes:
         ready: scalings of the next token to compute, float32 [layers, adapters], if its scaling row has run.
         guess: the base model's guess of the token after the last one whose scaling row has run.
-        checked: the guess whose scalings `ready` holds.
+        checked: the guess of the token that is being sampled, whose scalings `ready` may hold.
+        right: how often guesses were right lately, 0 to 1.
         frozen: the scalings in use since the freeze (non-granular), float32 [layers, adapters].
         frozen_at: position from which on they are used.
-        hits, misses: of the guesses.
+        hits, misses: of the guesses whose scaling row ran.
     """
 
     ready: Tensor | None = None
     guess: int | None = None
     checked: int | None = None
+    right: float = 1.0
     frozen: Tensor | None = None
     frozen_at: int | None = None
     hits: int = 0
