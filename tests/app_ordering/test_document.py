@@ -135,6 +135,10 @@ def test_typing_without_a_pause_is_one_step(document):
     assert document.stack.count() == 2
     document.undo()
     assert document.ordering.order == ("x",)
+    document.undo()
+    assert document.ordering.order == ("a", "b", "c")
+    document.redo()
+    assert document.ordering.order == ("x",)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,17 @@ def test_pending_text_is_not_lost_by_an_undo(open_view, xlora, qtbot):
     assert names(view)[0] == "qmath"
 
 
+def test_signs_that_a_text_field_would_swallow_stay(open_view, write, qtbot, settled):
+    name = "no\u00a0break\u2028line\u2029paragraph"
+    view = open_view(write('{\n  "order": ["' + name + '"],\n  "base_model_id": "b"\n}'))
+    assert names(view) == (name,)
+    assert view.json.blockCount() == 4
+    view.json.go_to(3, 21, select=False)
+    qtbot.keyClicks(view.json, "c")
+    qtbot.waitUntil(lambda: view.document.ordering.base_model_id == "bc")
+    assert names(view) == (name,)
+
+
 def test_malformed_text_is_shown_where_it_breaks(open_view, write, window, qtbot, settled):
     text = '{\n  "base_model_id": "org/base",\n  "order": ["a", "b"\n  "layers": {}\n}\n'
     path = write(text, "broken.json")
@@ -396,9 +407,10 @@ def test_dropped_files_are_opened(window, xlora, lora, qtbot):
 
 
 @pytest.mark.parametrize(("text", "closes"), [("Cancel", False), ("Discard", True), ("Save", True)])
-def test_closing_asks_about_changes(open_view, window, xlora, qtbot, text, closes):
+def test_closing_asks_about_changes(open_view, window, xlora, tmp_path, qtbot, text, closes):
     view = open_view(xlora)
     view.document.add_name("law")
+    window.recovery.save()
     window.close()
     assert window.isVisible()
     answer(window, text)
@@ -409,6 +421,8 @@ def test_closing_asks_about_changes(open_view, window, xlora, qtbot, text, close
         return
     qtbot.waitUntil(lambda: not window.isVisible())
     assert (OrderingFile.read(xlora).order[-1] == "law") == (text == "Save")
+    window.background.wait(5)
+    assert not has_unsaved_work(tmp_path / "recovery")
 
 
 def test_another_program_changes_the_file(open_view, xlora, qtbot):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from loradesk_app.theme import Theme, logo
 from loradesk_app.widgets.labels import label
@@ -82,8 +91,11 @@ class EmptyState(QScrollArea):
         column.addWidget(self._title, 0, Qt.AlignmentFlag.AlignHCenter)
         column.addWidget(self._what)
         column.addSpacing(10)
-        column.addWidget(self.examples, 0)
-        column.setAlignment(self.examples, Qt.AlignmentFlag(0))
+        centred = QHBoxLayout()  # an alignment would keep the buttons at their smallest width
+        centred.addStretch(1)
+        centred.addWidget(self.examples, 100)
+        centred.addStretch(1)
+        column.addLayout(centred)
         column.addStretch(2)
         self.setWidget(content)
         self._buttons: list[ExampleButton] = []

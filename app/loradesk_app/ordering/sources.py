@@ -51,7 +51,6 @@ class FoundAdapters:
         places: name -> folder or hub id, where it has one of its own.
         order: names in training order, where the checkpoint says it.
         classifier: of an X-LoRA checkpoint.
-        base_model_id: the base they were trained on, where they say it.
         problems: adapters that could not be read, in words.
     """
 
@@ -60,7 +59,6 @@ class FoundAdapters:
     places: Mapping[str, str] = field(default_factory=dict)
     order: tuple[str, ...] | None = None
     classifier: ClassifierFacts | None = None
-    base_model_id: str | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -105,9 +103,9 @@ def find_adapters(source: str, config: Mapping[str, Any] | None = None) -> Found
             raise
         name = source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
         lora = read_loras({name: source}, config)
-        return FoundAdapters(source, lora.modules, {name: source}, base_model_id=lora.base_model_id)
+        return FoundAdapters(source, lora.modules, {name: source})
     places = {name: str(place) for name in found.modules if (place := _folder_of(folder, name)) is not None}
-    return FoundAdapters(source, found.modules, places, found.order, found.classifier, found.base_model_id)
+    return FoundAdapters(source, found.modules, places, found.order, found.classifier)
 
 
 def _facts(base: Any) -> BaseFacts:
@@ -143,7 +141,6 @@ def _find_loras(source: str, folder: Path, config: Mapping[str, Any] | None) -> 
     modules: dict[str, frozenset[str]] = {}
     places: dict[str, str] = {}
     problems = []
-    base = None
     for path in folders:
         try:
             lora = read_loras({path.name: str(path)}, config)
@@ -152,11 +149,10 @@ def _find_loras(source: str, folder: Path, config: Mapping[str, Any] | None) -> 
             continue
         modules |= lora.modules
         places[path.name] = str(path)
-        base = base or lora.base_model_id
     if not modules and problems:
         raise AdapterError(problems[0], file=folder, remedy="Choose another folder.")
     if not modules:
         raise AdapterError(
             "There are no adapters here.", file=folder, remedy=f"Choose a folder whose folders hold {_CONFIG}."
         )
-    return FoundAdapters(source, modules, places, base_model_id=base, problems=tuple(problems))
+    return FoundAdapters(source, modules, places, problems=tuple(problems))

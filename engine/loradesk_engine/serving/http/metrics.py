@@ -83,5 +83,5 @@ class Metrics:
         family("connections_open", "gauge", "Open connections.", ("", connections))
         family("model_loaded", "gauge", "1 when a model is loaded.", ("", int(loaded)))
         if self.memory is not None:
-            family("process_resident_bytes", "gauge", "Memory of the process.", ("", self.memory.process_bytes))
+            family("process_resident_bytes", "gauge", "Memory of the process.", ("", self.memory.process))
         return "\n".join(lines) + "\n"
