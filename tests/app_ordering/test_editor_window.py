@@ -221,7 +221,7 @@ def test_signs_that_a_text_field_would_swallow_stay(open_view, write, qtbot, set
     assert view.json.blockCount() == 4
     view.json.go_to(3, 21, select=False)
     qtbot.keyClicks(view.json, "c")
-    qtbot.waitUntil(lambda: view.document.ordering.base_model_id == "bc")
+    qtbot.waitUntil(lambda: view.document.ordering.base_model_id == "cb")
     assert names(view) == (name,)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QSplitter, QVBoxLayout, QWidget
 from shiboken6 import isValid
@@ -38,6 +38,7 @@ class DocumentView(QWidget):
     layout_changed = Signal(str)  # `form`, `both` or `json` is what there is room for
 
     def __init__(self, document: Document, theme: Theme, readers: Background, parent: QWidget | None = None) -> None:
+        self._built = False
         super().__init__(parent)
         self.document, self._theme, self._readers = document, theme, readers
         document.setParent(self)
@@ -75,6 +76,7 @@ class DocumentView(QWidget):
         self._typing.setSingleShot(True)
         self._typing.setInterval(TYPING_MS)
         self._typing.timeout.connect(self.flush)
+        self._built = True
         self._connect()
         self._look_for_base()
 
@@ -179,6 +181,11 @@ class DocumentView(QWidget):
     def take_adapters(self, found: FoundAdapters) -> None:
         """The adapters are known already."""
         self._take_adapters(found)
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.LayoutRequest and self._built:
+            self._share_height()  # a notice came or went
+        return super().event(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
@@ -328,6 +335,13 @@ class DocumentView(QWidget):
         column.addWidget(self.json, 1)
         return pane
 
+    def _share_height(self) -> None:
+        """Give the findings what the form can spare, down to their first line."""
+        notices = (self.disk_notice, self.text_notice)
+        taken = sum(notice.sizeHint().height() + 8 for notice in notices if not notice.isHidden())
+        spare = self.height() - taken - self.form.minimumSizeHint().height() - 8
+        self.findings.set_room(min(int(self.height() * 0.3), spare, START_HEIGHT))
+
     def _arrange(self) -> None:
         narrow = self.width() < WIDE
         layout = self._layout
@@ -335,7 +349,7 @@ class DocumentView(QWidget):
             layout = "json"
         elif narrow and layout == "both":
             layout = "form"
-        self.findings.set_room(min(max(int(self.height() * 0.3), 100), START_HEIGHT))
+        self._share_height()
         self.form.setVisible(layout in ("form", "both"))
         self.json_pane.setVisible(layout in ("json", "both"))
         self._narrow = narrow

@@ -123,16 +123,18 @@ class FindingsPanel(QFrame):
 
     def set_room(self, height: int) -> None:
         """How high the panel may become; findings beyond that are scrolled to."""
-        self._room = height
-        self._fit()
+        if height != self._room:
+            self._room = height
+            self._fit()
 
     def wanted_height(self) -> int:
         """Height that shows the first few findings."""
-        head = max(self.fix_all.sizeHint().height(), 30) + 16
+        head = self._head_height()
         if not self.rows:
             return head
         needed = sum(row.sizeHint().height() + 2 for row in self.rows) + 8
-        return head + min(needed, max(self._room - head, ONE_ROW))
+        room = self._room - head
+        return head + min(needed, room) if room >= ONE_ROW else head
 
     def sizeHint(self) -> QSize:
         return QSize(400, self.wanted_height())
@@ -154,7 +156,11 @@ class FindingsPanel(QFrame):
             row.deleteLater()
         self.rows = []
 
+    def _head_height(self) -> int:
+        return max(self.fix_all.sizeHint().height(), 30) + 16
+
     def _fit(self) -> None:
+        self._scroll.setVisible(bool(self.rows) and self._room >= self._head_height() + ONE_ROW)
         if self.height() != self.wanted_height() or self.maximumHeight() != self.wanted_height():
             self.setFixedHeight(self.wanted_height())
 

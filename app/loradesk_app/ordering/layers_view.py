@@ -23,6 +23,7 @@ from loradesk_app.widgets.labels import label
 from loradesk_engine.ordering.words import counted
 
 SEARCH_MS = 120
+MIN_HEIGHT = 66
 EXPAND_LIMIT = 600  # rows; a longer result is left folded, so that it can be looked over
 
 
@@ -159,6 +160,7 @@ class _Tree(QTreeView):
         self.setModel(model)
         self.setAccessibleName("Layers")
         self.setUniformRowHeights(True)
+        self.setMinimumHeight(MIN_HEIGHT)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.DoubleClicked | QAbstractItemView.EditTrigger.EditKeyPressed)
         self.setExpandsOnDoubleClick(True)

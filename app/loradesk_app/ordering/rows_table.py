@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidge
 from loradesk_app.ordering.rows_model import MIME, RowsModel
 
 ROW_HEIGHT = 30
+MIN_HEIGHT = 66
 
 
 class RowsTable(QTableView):
@@ -25,6 +26,7 @@ class RowsTable(QTableView):
         self.setModel(model)
         self.setAccessibleName(name)
         self.setShowGrid(False)
+        self.setMinimumHeight(MIN_HEIGHT)
         self.setWordWrap(False)
         self.setTabKeyNavigation(False)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
