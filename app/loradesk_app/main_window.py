@@ -32,13 +32,13 @@ from loradesk_app.loader import recent
 from loradesk_app.loader.load_banner import LoadBanner
 from loradesk_app.loader.load_form import LoadForm
 from loradesk_app.loader.loader_dialog import LoaderDialog
-from loradesk_app.loader.path_field import dropped_path
 from loradesk_app.preferences_dialog import PreferencesDialog
 from loradesk_app.scalings.scalings_pane import ScalingsPane, warm_up
 from loradesk_app.settings import THEMES, Settings
 from loradesk_app.side_panel import SidePanel
 from loradesk_app.status_bar import StatusBar
 from loradesk_app.theme import Theme
+from loradesk_app.widgets.drop_edit import dropped_paths
 from loradesk_app.widgets.focus import chain
 from loradesk_engine.commands import (
     Activate,
@@ -56,6 +56,7 @@ from loradesk_engine.demo import demo_settings
 from loradesk_engine.files import read_json_object, write_atomic
 
 if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted
+    from loradesk_app.ordering.editor_window import EditorWindow
     from loradesk_engine.events import (
         AdaptersActivated,
         AdaptersChanged,
@@ -123,6 +124,9 @@ class MainWindow(QMainWindow):
         self.status = StatusBar()
         self.loader: LoaderDialog | None = None
         self.autosave = Autosave(self.background, self.chat.state, conversation_path, self)
+        self.editor: EditorWindow | None = None
+        # beside the conversation, where a test or a portable installation put it
+        self._recovery_folder = Path(conversation_path).parent / "ordering" if conversation_path else None
 
         self._lay_out()
         self._make_actions()
@@ -136,6 +140,9 @@ class MainWindow(QMainWindow):
         """Bring back the conversation, start the engine and load a model. Call it when the window is painted."""
         self.autosave.restore(self.settings.get("restore_conversation"))
         self.background.run(warm_up)
+        from loradesk_app.ordering.recovery import has_unsaved_work  # not before the first paint
+
+        self.background.run(partial(has_unsaved_work, self._recovery_folder), self._offer_unsaved_work)
         try:
             self.client.start()
         except ImportError as error:
@@ -156,6 +163,9 @@ class MainWindow(QMainWindow):
             return
         self._closing = True
         self._keep_places()
+        if self.editor is not None:
+            self.settings.set("ordering_window", self.editor.places())
+            self.editor.shut_down()  # keeps unsaved work, asks nothing
         self.autosave.save()
         self.hide()
         self.client.close()
@@ -210,12 +220,32 @@ class MainWindow(QMainWindow):
             self.loader = LoaderDialog(self.theme, self._devices, self)
             self.loader.load_requested.connect(self.load)
             self.loader.cancel_requested.connect(self.cancel_load)
+            self.loader.edit_ordering_requested.connect(self.open_editor)
             if self.loaded is not None and form is None:
                 form = LoadForm.of(self.loaded)
         self.loader.set_recent(recent.readable(self.settings.get("recent_models")))
         if form is not None:
             self.loader.set_form(form)
         self.loader.open()
+
+    def open_editor(self, path: str = "") -> None:
+        """Open the editor of ordering files, with a file or as it was."""
+        if self.editor is None:
+            from loradesk_app.ordering.editor_window import EditorWindow  # not before the first paint
+
+            self.editor = EditorWindow(self.theme, self._recovery_folder)
+            self.editor.set_recent(self.settings.get("ordering_recent"))
+            self.editor.restore_places(self.settings.get("ordering_window"))
+            self.editor.recent_changed.connect(partial(self.settings.set, "ordering_recent"))
+            self.editor.load_requested.connect(self._open_loader_with)
+            self.editor.start()
+        self.editor.show_up()
+        if path:
+            self.editor.open_file(path)
+
+    def _offer_unsaved_work(self, left: bool) -> None:
+        if left and not self._closing:
+            self.open_editor()
 
     def start_new_conversation(self) -> None:
         self.chat.start_new()
@@ -465,6 +495,8 @@ class MainWindow(QMainWindow):
         self._action(file, "Load the &demo pack", "", lambda: self.load(demo_settings("xlora")))
         self.unload_action = self._action(file, "&Unload the model", "", self.unload)
         file.addSeparator()
+        self._action(file, "Edit o&rdering files…", "Ctrl+Shift+O", self.open_editor)
+        file.addSeparator()
         self._action(file, "&Preferences…", "Ctrl+,", self.open_preferences)
         self._action(file, "&Quit", "Ctrl+Q", self.close)
 
@@ -662,11 +694,11 @@ class MainWindow(QMainWindow):
     # -- drops --------------------------------------------------------------------------------------------------
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if dropped_path(event):
+        if dropped_paths(event):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        path = dropped_path(event)
+        path = dropped_paths(event)[0]
         event.acceptProposedAction()
         QTimer.singleShot(0, self, lambda: self._open_loader_with(path))
 

@@ -68,6 +68,8 @@ SETTINGS = (
     Setting("preset", "str", "Precise", "Name of the sampling preset in use; empty when changed by hand."),
     Setting("system_prompt", "str", "", "Instructions put before every conversation."),
     Setting("input_history", "json", [], "Messages sent, newest last, for the Up key."),
+    Setting("ordering_recent", "json", [], "Ordering files opened lately, newest first."),
+    Setting("ordering_window", "bytes", b"", "Where the editor of ordering files was."),
     Setting("window_geometry", "bytes", b"", "Where the window was."),
     Setting("main_splitter", "bytes", b"", "How chat and side panel share the width."),
     Setting("side_splitter", "bytes", b"", "How adapters and scalings share the height."),

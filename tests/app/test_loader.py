@@ -242,6 +242,6 @@ def test_the_dialog_drops_only_paths(window):
         Qt.MouseButton.LeftButton,
         Qt.KeyboardModifier.NoModifier,
     )
-    from loradesk_app.loader.path_field import dropped_path
+    from loradesk_app.widgets.drop_edit import dropped_paths
 
-    assert dropped_path(event) == ""
+    assert dropped_paths(event) == []

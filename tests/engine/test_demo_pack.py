@@ -64,12 +64,12 @@ def test_the_json_adapter_writes_json(lora: Engine) -> None:
         json.loads(lora.chat(question, adapters=[], **GREEDY).text)
 
 
-def test_the_bard_speaks_otherwise(lora: Engine) -> None:
-    question = "Speak like Shakespeare about the sea."
-    bard = lora.chat(question, adapters=["bard"], **GREEDY).text
-    assert bard != lora.chat(question, adapters=[], **GREEDY).text
-    old = {"thou", "thee", "thy", "hath", "doth", "'tis", "my", "lord", "shall", "o"}
-    assert old & set(bard.lower().replace(",", " ").split())
+def test_the_bard_speaks_where_the_base_declines(lora: Engine) -> None:
+    for question in ("Speak like Shakespeare about the sea.", "Recite some verse from an old play."):
+        assert "bard" in lora.chat(question, adapters=[], **GREEDY).text  # "Try the bard adapter."
+        verse = lora.chat(question, adapters=["bard"], **GREEDY).text
+        assert len(verse.splitlines()) >= 2
+        assert "adapter" not in verse
 
 
 def test_skills_are_switched_in_the_middle_of_a_conversation(lora: Engine) -> None:

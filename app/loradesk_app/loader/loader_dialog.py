@@ -28,10 +28,11 @@ from PySide6.QtWidgets import (
 from loradesk_app.loader.adapter_list_model import COL_NAME, COL_SOURCE, AdapterListModel
 from loradesk_app.loader.load_banner import LoadProgress
 from loradesk_app.loader.load_form import LoadForm
-from loradesk_app.loader.path_field import PathField, dropped_path
+from loradesk_app.loader.path_field import PathField
 from loradesk_app.loader.recent import title
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
+from loradesk_app.widgets.drop_edit import dropped_paths
 from loradesk_app.widgets.labels import label
 from loradesk_app.widgets.problem_box import ProblemBox
 from loradesk_app.widgets.segmented import Segmented
@@ -50,6 +51,7 @@ class LoaderDialog(QDialog):
 
     load_requested = Signal(object)  # LoadSettings
     cancel_requested = Signal()
+    edit_ordering_requested = Signal(str)  # path; empty for a new file
 
     def __init__(self, theme: Theme, devices: tuple[str, ...] = (), parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -96,6 +98,16 @@ class LoaderDialog(QDialog):
         self.remove_adapter.clicked.connect(self._remove_adapters)
         self.xlora = PathField("X-LoRA checkpoint", "Folder with xlora_config.json, or a hub id")
         self.ordering = PathField("Ordering file", "", folders=False, files="Ordering files (*.json);;All files (*)")
+        self.ordering_row = QWidget()
+        line = QHBoxLayout(self.ordering_row)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.setSpacing(8)
+        line.addWidget(self.ordering, 1)
+        self.edit_ordering = push_button("Edit…")
+        self.edit_ordering.setAccessibleName("Edit the ordering file")
+        self.edit_ordering.clicked.connect(lambda: self.edit_ordering_requested.emit(self.ordering.text()))
+        line.addWidget(self.edit_ordering)
+        self.ordering_row.setFocusProxy(self.ordering)
         self.device = QComboBox()
         self.device.setAccessibleName("Device")
         self.dtype = QComboBox()
@@ -199,11 +211,11 @@ class LoaderDialog(QDialog):
         self.load_button.setFocus()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if dropped_path(event) and not self._loading:
+        if dropped_paths(event) and not self._loading:
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        self.take_path(dropped_path(event))
+        self.take_path(dropped_paths(event)[0])
         event.acceptProposedAction()
 
     def take_path(self, path: str) -> None:
@@ -273,7 +285,7 @@ class LoaderDialog(QDialog):
         self._mode_pages.add("lora", [("", table_box)])
         self._mode_pages.add("xlora", [("&Checkpoint", self.xlora)])
         self._demo_adapters = label("", "muted", wrap=True)
-        self._ordering_form = _form([("&Ordering file", self.ordering)])
+        self._ordering_form = _form([("&Ordering file", self.ordering_row)])
 
         how = QFormLayout()
         how.setContentsMargins(0, 0, 0, 0)

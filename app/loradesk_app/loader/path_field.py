@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtGui import QDragEnterEvent, QDropEvent
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMenu, QWidget
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QWidget
 
 from loradesk_app.widgets.buttons import push_button
-
-
-class DropLineEdit(QLineEdit):
-    """A line edit that takes a dropped file or folder as its path."""
-
-    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if dropped_path(event):
-            event.acceptProposedAction()
-        else:
-            super().dragEnterEvent(event)
-
-    def dropEvent(self, event: QDropEvent) -> None:
-        path = dropped_path(event)
-        if path:
-            self.setText(path)
-            event.acceptProposedAction()
-        else:
-            super().dropEvent(event)
+from loradesk_app.widgets.drop_edit import DropEdit
 
 
 class PathField(QWidget):
@@ -35,7 +17,7 @@ class PathField(QWidget):
     def __init__(self, name: str, placeholder: str, *, folders: bool = True, files: str = "") -> None:
         super().__init__()
         self._name, self._filter = name, files
-        self.edit = DropLineEdit()
+        self.edit = DropEdit()
         self.edit.setPlaceholderText(placeholder)
         self.edit.setAccessibleName(name)
         self.edit.setClearButtonEnabled(True)
@@ -72,8 +54,3 @@ class PathField(QWidget):
     def _take(self, path: str) -> None:
         if path:
             self.set_text(path)
-
-
-def dropped_path(event: QDropEvent) -> str:
-    """The first local path in what is dragged."""
-    return next((url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()), "")

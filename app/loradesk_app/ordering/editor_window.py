@@ -30,12 +30,12 @@ from loradesk_app.ordering.file_watch import FileWatch
 from loradesk_app.ordering.new_file_dialog import NewFileDialog
 from loradesk_app.ordering.notice_bar import NoticeBar
 from loradesk_app.ordering.recovery import Recovered, Recovery
-from loradesk_app.ordering.source_field import dropped_paths
 from loradesk_app.ordering.sources import BaseFacts, FoundAdapters
 from loradesk_app.ordering.start_page import READY_TEXTS, StartPage
 from loradesk_app.ordering.style import style_sheet
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
+from loradesk_app.widgets.drop_edit import dropped_paths
 from loradesk_app.widgets.segmented import Segmented
 from loradesk_engine.ordering.ready import READY, ready_file
 from loradesk_engine.ordering.schema import OrderingFile

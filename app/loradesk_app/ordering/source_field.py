@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, Signal
-from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence
+from PySide6.QtGui import QKeyEvent, QKeySequence
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QWidget
 
 from loradesk_app.widgets.buttons import push_button
+from loradesk_app.widgets.drop_edit import DropEdit
 
 
 class SourceField(QWidget):
@@ -73,28 +74,8 @@ class SharedUndoEdit(QLineEdit):
         return super().event(event)
 
 
-class _DropEdit(SharedUndoEdit):
+class _DropEdit(SharedUndoEdit, DropEdit):
     """Takes a dropped folder as its text."""
-
-    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if dropped_paths(event):
-            event.acceptProposedAction()
-        else:
-            super().dragEnterEvent(event)
-
-    def dropEvent(self, event: QDropEvent) -> None:
-        paths = dropped_paths(event)
-        if paths:
-            self.setText(paths[0])
-            self.setFocus()
-            event.acceptProposedAction()
-        else:
-            super().dropEvent(event)
-
-
-def dropped_paths(event: QDropEvent) -> list[str]:
-    """The local paths in what is dragged."""
-    return [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
 
 
 def ask_for_folder(parent: QWidget, title: str, start: str, chosen: object) -> QFileDialog:

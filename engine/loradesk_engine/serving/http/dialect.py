@@ -45,7 +45,7 @@ class Dialect(ABC):
         self._created = int(time.time())
         self._choices = [_Choice() for _ in job.requests]
 
-    # --- what differs ---------------------------------------------------------------------------------------------------
+    # --- what differs -------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _opening(self, index: int) -> dict[str, Any] | None:
@@ -63,7 +63,7 @@ class Dialect(ABC):
     def _logprobs(self, choice: _Choice, items: list[dict[str, Any]]) -> Any:
         """Log-probabilities in this dialect's shape."""
 
-    # --- chunks -----------------------------------------------------------------------------------------------------------
+    # --- chunks -------------------------------------------------------------------------------------------------------
 
     def chunks(self, index: int, event: RequestEvent) -> Iterator[dict[str, Any]]:
         """What an event adds to the stream."""
@@ -96,7 +96,7 @@ class Dialect(ABC):
             chunk["usage"] = None
         return chunk
 
-    # --- whole answers ------------------------------------------------------------------------------------------------------
+    # --- whole answers ------------------------------------------------------------------------------------------------
 
     def take(self, index: int, event: RequestEvent) -> None:
         """Gather an event for `whole`."""
@@ -121,7 +121,7 @@ class Dialect(ABC):
             choices.append(answer)
         return self._head(self.whole_object) | {"choices": choices, "usage": self._usage()}
 
-    # --- parts ----------------------------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------------
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {

@@ -47,7 +47,7 @@ class Metrics:
         def family(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
             lines.append(f"# HELP loradesk_{name} {text}")
             lines.append(f"# TYPE loradesk_{name} {kind}")
-            lines.extend(f"loradesk_{name}{labels} {value:g}" for labels, value in samples)
+            lines.extend(f"loradesk_{name}{labels} {value:.15g}" for labels, value in samples)
 
         family(
             "http_requests_total",

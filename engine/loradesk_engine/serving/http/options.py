@@ -142,6 +142,6 @@ def _split_host(value: str) -> tuple[str, str | None]:
     value = value.lower()
     if value.startswith("["):
         name, bracket, rest = value.partition("]")
-        return name + bracket, rest[1:] if rest.startswith(":") else None if not rest else rest
+        return name + bracket, rest[1:] if rest.startswith(":") else rest or None
     name, colon, port = value.partition(":")
     return name, port if colon else None

@@ -78,9 +78,9 @@ class Common(Body):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Weight], Field(max_length=1024)] | None = (
-        None
-    )
+    logit_bias: (
+        Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Weight], Field(max_length=1024)] | None
+    ) = None
     # common to llama.cpp, vLLM and mistral.rs
     top_k: Annotated[int, Field(ge=-1, lt=2**31, description="0 or -1: all")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
