@@ -20,9 +20,9 @@ EXCLUDED_MODULES = (
     "pytest", "_pytest", "hypothesis", "mypy", "mypyc", "ruff", "pip", "wheel", "IPython", "matplotlib", "tkinter",
     "tensorboard", "doctest", "lib2to3", "pydoc_data", "distutils", "setuptools", "pkg_resources",
     # oracles of the tests
-    "transformers", "peft", "gguf", "accelerate", "openai", "schemathesis", "pydantic",
+    "transformers", "peft", "gguf", "accelerate", "openai", "schemathesis",
     # optional extras of numpy, pyqtgraph and huggingface_hub
-    "scipy", "pandas", "numba", "cupy", "OpenGL", "PIL", "h5py", "fastapi", "gradio", "uvicorn", "starlette",
+    "scipy", "pandas", "numba", "cupy", "OpenGL", "PIL", "h5py", "gradio", "rich", "typer", "pygments", "colorcet",
     # Qt that we do not use
     "PySide6.QtQml", "PySide6.QtQuick", "PySide6.QtQuickWidgets", "PySide6.QtOpenGL", "PySide6.QtOpenGLWidgets",
     "PySide6.QtSql", "PySide6.QtTest", "PySide6.QtNetwork", "PySide6.QtPrintSupport", "PySide6.QtXml",
@@ -34,20 +34,20 @@ EXCLUDED_MODULES = (
     "triton", "caffe2", "torch._inductor", "torch.onnx", "torch.utils.tensorboard", "torch.utils.benchmark",
     "torch.utils.bottleneck", "torch.utils.viz", "torch.testing._internal.opinfo",
     "torch.testing._internal.distributed", "torch.testing._internal.common_methods_invocations",
-    "torch.distributed.elastic", "torch.distributed.pipelining", "torch.distributed.rpc",
+    "torch.distributed.elastic", "torch.distributed.pipelining", "networkx",
     "torch.distributed._shard.checkpoint", "torch.ao.pruning", "torch._vendor.quack", "functorch",
 )  # fmt: skip
 
 # Files by their path in the bundle.
 EXCLUDED_FILES = (
     "*.a", "*.lib", "*.h", "*.hpp", "*.cuh", "*.cmake", "*.pyi", "*.pxd", "*.prl", "*.pc",
-    "torch/include/*", "torch/share/*", "torch/test/*", "torch/bin/*",
+    "torch/include/*", "torch/share/*", "torch/test/*", "torch/bin/test_*", "torch/bin/protoc*",
     "torch/lib/libtorchbind_test*", "torch/lib/libjitbackend_test*", "torch/lib/libbackend_with_compiler*",
     "torch/lib/libaoti_custom_ops*",
     "*/tests/*", "*/test/*",
     "PySide6/Qt/qml/*", "PySide6/Qt/translations/*", "PySide6/Qt/resources/*",
-    "PySide6/Qt/lib/libQt6Qml*", "PySide6/Qt/lib/libQt6Quick*", "PySide6/Qt/lib/libQt6Pdf*",
-    "PySide6/Qt/lib/libQt6VirtualKeyboard*", "PySide6/Qt/lib/libQt6Network*", "PySide6/Qt/lib/libQt6Sql*",
+    "*libQt6Qml*", "*libQt6Quick*", "*libQt6Pdf*", "*libQt6VirtualKeyboard*", "*libQt6Network*", "*libQt6Sql*",
+    "*libQt6Egl*", "*/libqminimalegl*", "*/libqeglfs*",
     "pyqtgraph/examples/*", "pyqtgraph/icons/*", "pyqtgraph/colors/maps/*",
 )  # fmt: skip
 
@@ -67,7 +67,10 @@ QT_PLUGINS = {
 }
 
 # Debug symbols go from these; other libraries have none, or do not survive `strip` (OpenBLAS in numpy).
-STRIPPED = ("torch/lib/libtorch_cpu.so", "torch/lib/libtorch_python.so", "torch/lib/libc10.so")
+STRIPPED = (
+    "torch/lib/libtorch_cpu.so", "torch/lib/libtorch_python.so", "torch/lib/libc10.so", "torch/lib/libtorch_cuda.so",
+    "torch/bin/torch_shm_manager", "libpython3*.so*", "python3.*/lib-dynload/*.so",
+)  # fmt: skip
 
 
 def is_wanted(path: str) -> bool:
@@ -80,7 +83,7 @@ def is_wanted(path: str) -> bool:
     if parent.startswith("PySide6") and parent.endswith("plugins"):
         stem = name.split(".")[0].removeprefix("lib")
         return any(fnmatchcase(stem, f"{wanted}*") for wanted in QT_PLUGINS.get(kind, ()))
-    return not (fnmatchcase(path, "bitsandbytes/libbitsandbytes_*") and "_cpu" not in name and not _cuda())
+    return not (fnmatchcase(path, "bitsandbytes/libbitsandbytes_*") and "_cpu" not in name and not has_cuda())
 
 
 def is_system_library(path: str) -> bool:
@@ -102,7 +105,7 @@ SYSTEM_LIBRARIES = (
 )  # fmt: skip
 
 
-def _cuda() -> bool:
+def has_cuda() -> bool:
     """Whether the torch that is built in can use CUDA."""
     import torch
 

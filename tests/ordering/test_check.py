@@ -354,6 +354,13 @@ def test_a_fix_puts_no_local_path_into_a_file() -> None:
     assert finding.fix is None
 
 
+def test_a_local_copy_that_knows_its_hub_id_is_no_mismatch() -> None:
+    config = {**LLAMA, "_name_or_path": GOOD.base_model_id}
+    assert not found(GOOD, CheckContext(base_model_id="/models/other", config=config), "base-mismatch")
+    config["_name_or_path"] = "somebody/else"
+    assert found(GOOD, CheckContext(base_model_id="/models/other", config=config), "base-mismatch")
+
+
 def test_a_file_without_base_loads_when_the_base_is_given() -> None:
     """The first published X-LoRA files have no base_model_id."""
     ordering = OrderingFile.parse(json.dumps({"order": ["one", "two"], "layers": number_layers(PATHS)}))

@@ -16,6 +16,7 @@ from support import tiny
 from loradesk_engine.cli.ordering import add_parser
 from loradesk_engine.ordering.modules import linear_modules, match_targets, number_layers
 from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
+from loradesk_resources import resource_path
 
 PROGRAM = (
     "import sys\n"
@@ -439,6 +440,17 @@ def test_create_from_an_xlora_checkpoint_without_torch(zoo: Path, tmp_path: Path
     words = ["create", "--xlora", str(zoo / "peft"), "-o", str(tmp_path / "o.json")]
     done = subprocess.run([sys.executable, "-c", PROGRAM, "ordering", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_create_from_a_gguf_file_is_create_from_its_folder(out: Path) -> None:
+    demo = resource_path("demo")
+    made = []
+    for base in ("base", "base-q8_0.gguf"):
+        words = ("create", "--base", demo / base, "--base-id", "b", "--targets", "q_proj,down_proj", "--names", "a")
+        assert loradesk(*words, "-o", out, "--force") == 0
+        made.append(out.read_text(encoding="utf-8"))
+    assert made[0] == made[1]
+    assert len(OrderingFile.read(out).layers or ()) == 12
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -94,7 +93,7 @@ def _stage(mode: AdapterMode) -> Iterator[Stage]:
     yield stage
     assert all(server.stop() for server in stage.servers)
     assert stage.worker.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loradesk-http")]
+    assert not any(server.running for server in stage.servers)
 
 
 @pytest.fixture(scope="session")

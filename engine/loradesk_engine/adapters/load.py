@@ -192,7 +192,7 @@ def _check(
         ordering,
         CheckContext(
             file=settings.ordering,
-            base_model_id=_base_id(settings.base, base, ordering),
+            base_model_id=settings.base,
             config=base.hf_config,
             quantized=base.quantized,
             bits=base.bits,
@@ -203,12 +203,6 @@ def _check(
     )
     raise_errors(findings, settings.ordering)
     return tuple(finding.message for finding in findings if finding.severity == "warning")
-
-
-def _base_id(name: str, base: BaseSource, ordering: OrderingFile) -> str:
-    """What the base is called: a local copy still knows its hub id, as `_name_or_path` in its config.json."""
-    saved_as = base.hf_config.get("_name_or_path")
-    return saved_as if saved_as == ordering.base_model_id else name
 
 
 def _stack(

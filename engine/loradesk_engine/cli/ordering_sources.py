@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from loradesk_engine.errors import AdapterError, ConfigError, HubError
 from loradesk_engine.files import read_json_object
+from loradesk_engine.formats.gguf import read_gguf
+from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.formats.hub import HUB_ID
 from loradesk_engine.formats.peft import CONFIG_NAME, WEIGHTS_NAME, read_adapter
 from loradesk_engine.formats.xlora import find_adapter, read_xlora
@@ -47,18 +49,15 @@ class Adapters:
 
 
 def read_base(source: str) -> Base:
-    """The configuration of a folder, a config.json or a hub id.
+    """The configuration of a folder, a config.json, a GGUF file (its header alone) or a hub id.
 
     Raises:
-        ConfigError: no config.json there, or it is malformed. HubError: the hub does not give it.
+        ConfigError, FileFormatError: no config.json there, or it or the GGUF file is malformed. HubError: the hub does
+            not give it.
     """
     path = _path(source)
     if path.suffix == ".gguf" and _exists(path):
-        raise ConfigError(
-            "The ordering tools do not read GGUF files.",
-            file=path,
-            remedy="Give the hub id or folder of the model that it was made from.",
-        )
+        return Base(source, GgufModel(read_gguf(path)).hf_config)
     if _exists(path) and path.is_dir():
         return Base(source, read_json_object(path / "config.json", error=ConfigError))
     if _exists(path):

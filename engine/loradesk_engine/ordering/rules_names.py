@@ -29,12 +29,17 @@ def base(subject: Subject) -> Iterator[Finding]:
             "The file does not say which base model it is for.",
             fix,
         )
-    elif loaded is not None and not same_base(named, loaded):
+    elif loaded is not None and not same_base(named, loaded) and named != _saved_as(subject):
         message = (
             f"The file is for {named}, but {loaded} is loaded. Adapters only work on the base of their training; "
             "if this is a copy of it, all is well."
         )
         yield Finding("base-mismatch", "warning", "/base_model_id", message, fix)
+
+
+def _saved_as(subject: Subject) -> object:
+    """What the base was called where it was saved: a local copy still knows its hub id."""
+    return (subject.context.config or {}).get("_name_or_path")
 
 
 def same_base(a: str, b: str) -> bool:
