@@ -87,9 +87,7 @@ def test_a_matrix_of_hosts_origins_methods_types_and_keys() -> None:
             tried += 1
             shown = f"http://{host}" if origin == "same" else origin
             given = {"host": host, "origin": shown, "content-type": kind, "authorization": key}
-            expected = (
-                HOSTS[host] and ORIGINS[origin] and KEYS[key] and (method != "POST" or TYPES[kind])  #
-            )
+            expected = HOSTS[host] and ORIGINS[origin] and KEYS[key] and (method != "POST" or TYPES[kind])
             status, headers = await _ask(guard, method, given)
             assert (handler.reached == passed + 1) == expected, (method, given)
             assert (status == 200) == expected, (method, given, status)
@@ -151,7 +149,6 @@ def routes(server: HttpServer) -> list[tuple[str, str]]:
         None,
         "",
         "Bearer",
-        "Bearer ",
         f"Bearer {KEY[:-1]}",
         f"Bearer {KEY}0",
         KEY,

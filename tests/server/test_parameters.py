@@ -106,11 +106,11 @@ def test_signed_numbers(client: httpx.Client, name: str) -> None:
         ({"response_format": '{"type": "json_object"}'}, "response_format.type"),
         ({"reasoning_effort": '"low"'}, "reasoning_effort"),
         ({"temprature": "1"}, "temprature"),
-        ({"\ud800": "1"}, "?"),
+        ({"\ud800": "1"}, None),  # half a character: a name that cannot be repeated
         ({"user": "5"}, "user"),
     ],
 )
-def test_other_fields(client: httpx.Client, fields: dict[str, str], param: str) -> None:
+def test_other_fields(client: httpx.Client, fields: dict[str, str], param: str | None) -> None:
     assert ask(client, "/v1/chat/completions", fields)["param"] == param
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import h11
@@ -24,6 +25,9 @@ def connection_class(options: ServerOptions) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            link = transport.get_extra_info("socket")
+            if link is not None:  # asyncio does it only for sockets that were made with an explicit protocol number
+                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.app_state: dict[str, Any] = {
                 **self.app_state,
                 "transport": transport,

@@ -1,0 +1,193 @@
+"""Slow clients, large bodies and too many of them: answered with 4xx, and nobody else waits."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from loradesk_engine.serving.http import HttpServer
+
+from .conftest import KEY, Stage, chat
+from .raw import connect, post, request, status
+
+MIB = 2**20
+RESPONSIVE_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def strict(lora: Stage) -> HttpServer:
+    """A server without patience."""
+    return lora.serve(
+        header_seconds=0.5,
+        body_seconds=0.5,
+        send_seconds=0.5,
+        request_seconds=1.0,
+        max_header_bytes=8192,
+        max_requests=4,
+        max_connections=24,
+    )
+
+
+@contextmanager
+def responsive(server: HttpServer) -> Iterator[list[float]]:
+    """Asks for /v1/models all the while; the times that it took."""
+    times: list[float] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
+            while not stop.is_set():
+                started = time.monotonic()
+                assert client.get("/v1/models").status_code == 200
+                times.append(time.monotonic() - started)
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield times
+    finally:
+        stop.set()
+        thread.join(30)
+    assert len(times) >= 3
+    assert max(times) < RESPONSIVE_SECONDS
+
+
+def test_large_bodies_are_answered_with_413(strict: HttpServer) -> None:
+    body = b'{"model": "' + b"x" * (8 * MIB) + b'"}'
+    with responsive(strict):
+        for _ in range(4):
+            with httpx.Client(base_url=strict.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
+                declared = client.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+                assert declared.status_code == 413
+                assert "1,048,576" in declared.json()["error"]["message"]
+                pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))
+                chunked = client.post("/v1/completions", content=pieces, headers={"Content-Type": "application/json"})
+                assert chunked.status_code == 413
+
+
+def test_an_absurd_length_is_refused_at_once(strict: HttpServer) -> None:
+    for length in ("99999999999999", str(8 * MIB)):
+        with connect(strict.url) as link:
+            link.sendall(request(strict.url, "POST", "/v1/completions", Content_Length=length, Expect="100-continue"))
+            assert status(link) == 413
+    for length in ("-1", "1e3", "0x10", "5, 6"):
+        with connect(strict.url) as link:
+            link.sendall(request(strict.url, "POST", "/v1/completions", Content_Length=length))
+            assert status(link) == 400
+
+
+def test_large_headers(strict: HttpServer) -> None:
+    with connect(strict.url) as link:
+        link.sendall(request(strict.url, "GET", "/v1/models", X_Large="x" * 6000))
+        assert status(link) == 200
+    for path, large in (("/v1/models", "x" * 20_000), ("/" + "y" * 20_000, "")):
+        with connect(strict.url) as link:
+            link.sendall(request(strict.url, "GET", path, X_Large=large))
+            assert status(link) == 431
+
+
+def test_slow_headers_and_bodies_are_answered_with_408(strict: HttpServer) -> None:
+    whole = post(strict.url, "/v1/chat/completions", chat("hello"))
+    end_of_headers = whole.index(b"\r\n\r\n") + 4
+    with responsive(strict):
+        links = []
+        for sent in (0, 1, 60, end_of_headers, end_of_headers + 10):
+            links.append(connect(strict.url))
+            links[-1].sendall(whole[:sent])
+        drops = connect(strict.url)
+        for place in range(12):  # a byte now and then does not gain time
+            try:
+                drops.sendall(whole[place : place + 1])
+            except OSError:
+                break
+            time.sleep(0.1)
+        for link in (*links, drops):
+            assert status(link) == 408
+            link.close()
+
+
+def test_a_client_that_reads_nothing_is_cut_off(strict: HttpServer, lora: Stage) -> None:
+    listener = lora.serve(send_seconds=0.5)
+    body = chat("hello", max_tokens=900, ignore_eos=True, stream=True, logprobs=True, top_logprobs=20, n=8)
+    with responsive(listener), connect(listener.url) as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        seen = len(lora.records)
+        link.sendall(post(listener.url, "/v1/chat/completions", body))
+        deadline = time.monotonic() + 30
+        while not any(record.note.startswith("The client took nothing") for record in lora.records[seen:]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    _until_idle(listener)
+
+
+def test_an_answer_that_takes_too_long_ends(strict: HttpServer) -> None:
+    endless = {"max_tokens": 900, "ignore_eos": True}
+    with httpx.Client(base_url=strict.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
+        body = chat("hello", n=4, **endless)
+        late = client.post("/v1/chat/completions", json=body)
+        assert (late.status_code, late.json()["error"]["code"]) == (408, "timeout")
+        _until_idle(strict)
+        stream = client.post("/v1/chat/completions", json={**body, "stream": True})
+        assert stream.status_code == 200
+        lines = [line for line in stream.text.splitlines() if line]
+        assert '"code":"timeout"' in lines[-2]
+        assert lines[-1] == "data: [DONE]"
+    _until_idle(strict)
+
+
+def test_too_many_answers_are_refused_with_429(strict: HttpServer) -> None:
+    endless = chat("hello", n=3, max_tokens=900, ignore_eos=True, stream=True)
+    with httpx.Client(base_url=strict.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
+        with client.stream("POST", "/v1/chat/completions", json=endless) as running:
+            next(running.iter_lines())
+            refused = client.post("/v1/chat/completions", json=chat("hello", n=2))
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["code"] == "queue_full"
+        _until_idle(strict)
+        assert client.post("/v1/chat/completions", json=chat("hello", n=2, max_tokens=5)).status_code == 200
+
+
+def test_too_many_connections_are_refused_with_429(lora: Stage) -> None:
+    server = lora.serve(max_connections=5)
+    links = [connect(server.url) for _ in range(5)]
+    for link in links:  # accepted for sure
+        link.sendall(request(server.url, "GET", "/health"))
+        assert status(link) == 200
+    with connect(server.url) as one_more:
+        assert status(one_more) == 429
+    for link in links:
+        link.close()
+    deadline = time.monotonic() + 5
+    code = 429
+    while code != 200 and time.monotonic() < deadline:
+        with connect(server.url) as again:
+            again.sendall(request(server.url, "GET", "/health"))
+            code = status(again)
+    assert code == 200
+
+
+def test_what_is_not_http(strict: HttpServer) -> None:
+    for text in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/1.1\r\n\r\n", b"GET /\r\n\r\n"):
+        with connect(strict.url) as link:
+            link.sendall(text + b"\r\n\r\n")
+            assert status(link) in (400, 403)
+    for twice in (f"{{}}\r\nHost: evil.example", "{}, evil.example"):
+        with connect(strict.url) as link:
+            link.sendall(request(strict.url, "GET", "/v1/models", Host=twice.format(strict.url[7:])))
+            assert status(link) in (400, 403)
+
+
+def _until_idle(server: HttpServer) -> None:
+    deadline = time.monotonic() + 5
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        while "\nloradesk_generations_running 0\n" not in client.get("/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
