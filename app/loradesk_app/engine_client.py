@@ -99,6 +99,11 @@ class EngineClient(QObject):
         """Ids of the requests that have not ended."""
         return frozenset(self._running)
 
+    @property
+    def worker(self) -> Worker | None:
+        """The worker once it was started, for the server that shares it."""
+        return self._worker if self.started else None
+
     def start(self) -> None:
         """Start the worker's thread, which then imports torch. Nothing of the engine is imported before."""
         if self.started:

@@ -34,6 +34,7 @@ from loradesk_app.loader.load_form import LoadForm
 from loradesk_app.loader.loader_dialog import LoaderDialog
 from loradesk_app.preferences_dialog import PreferencesDialog
 from loradesk_app.scalings.scalings_pane import ScalingsPane, warm_up
+from loradesk_app.server_client import ServerClient
 from loradesk_app.settings import THEMES, Settings
 from loradesk_app.side_panel import SidePanel
 from loradesk_app.status_bar import StatusBar
@@ -57,6 +58,7 @@ from loradesk_engine.files import read_json_object, write_atomic
 
 if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted
     from loradesk_app.ordering.editor_window import EditorWindow
+    from loradesk_app.server.server_dialog import ServerDialog
     from loradesk_engine.events import (
         AdaptersActivated,
         AdaptersChanged,
@@ -125,6 +127,8 @@ class MainWindow(QMainWindow):
         self.loader: LoaderDialog | None = None
         self.autosave = Autosave(self.background, self.chat.state, conversation_path, self)
         self.editor: EditorWindow | None = None
+        self.server = ServerClient(self.background, self)
+        self.server_dialog: ServerDialog | None = None
         # beside the conversation, where a test or a portable installation put it
         self._recovery_folder = Path(conversation_path).parent / "ordering" if conversation_path else None
 
@@ -166,6 +170,7 @@ class MainWindow(QMainWindow):
         if self.editor is not None:
             self.settings.set("ordering_window", self.editor.places())
             self.editor.shut_down()  # keeps unsaved work, asks nothing
+        self.server.stop()
         self.autosave.save()
         self.hide()
         self.client.close()
@@ -242,6 +247,31 @@ class MainWindow(QMainWindow):
         self.editor.show_up()
         if path:
             self.editor.open_file(path)
+
+    def open_server(self) -> None:
+        """Open the local server's window."""
+        if self.server_dialog is None:
+            from loradesk_app.server.server_dialog import ServerDialog  # not before the first paint
+
+            dialog = self.server_dialog = ServerDialog(self.theme, self)
+            dialog.set_port(self.settings.get("server_port"))
+            dialog.set_model(self.info.name if self.info else "")
+            dialog.start_requested.connect(self._start_server)
+            dialog.stop_requested.connect(self.server.stop)
+            self.server.started.connect(dialog.show_started)
+            self.server.stopped.connect(dialog.show_stopped)
+            self.server.failed.connect(dialog.show_failed)
+            self.server.request_answered.connect(dialog.add_record)
+        self.server_dialog.show()
+        self.server_dialog.raise_()
+        self.server_dialog.activateWindow()
+
+    def _start_server(self, port: int, with_key: bool) -> None:
+        assert self.server_dialog is not None
+        self.settings.set("server_port", port)
+        self.server_dialog.show_starting()
+        self.client.start()
+        self.server.start(self.client.worker, port, with_key)
 
     def _offer_unsaved_work(self, left: bool) -> None:
         if left and not self._closing:
@@ -353,6 +383,8 @@ class MainWindow(QMainWindow):
             self.loader.set_devices(event.devices)
 
     def _note_loaded(self, event: ModelLoaded) -> None:
+        if self.server_dialog is not None:
+            self.server_dialog.set_model(event.info.name)
         info = event.info
         self.info = info
         if self._wanted is not None:
@@ -496,6 +528,7 @@ class MainWindow(QMainWindow):
         self.unload_action = self._action(file, "&Unload the model", "", self.unload)
         file.addSeparator()
         self._action(file, "Edit o&rdering files…", "Ctrl+Shift+O", self.open_editor)
+        self._action(file, "Local ser&ver…", "Ctrl+Shift+L", self.open_server)
         file.addSeparator()
         self._action(file, "&Preferences…", "Ctrl+,", self.open_preferences)
         self._action(file, "&Quit", "Ctrl+Q", self.close)
@@ -584,6 +617,15 @@ class MainWindow(QMainWindow):
         self.settings.changed.connect(self._take_setting)
 
     def _connect_client(self) -> None:
+        for told in (
+            self.client.model_loaded,
+            self.client.model_unloaded,
+            self.client.adapters_activated,
+            self.client.adapters_changed,
+        ):
+            told.connect(self.server.note)
+        self.server.started.connect(lambda url, _key: self.status.show_server(url))
+        self.server.stopped.connect(lambda: self.status.show_server(""))
         client = self.client
         client.worker_ready.connect(self._note_worker)
         client.load_progressed.connect(self.banner.show_progress)

@@ -70,6 +70,7 @@ SETTINGS = (
     Setting("input_history", "json", [], "Messages sent, newest last, for the Up key."),
     Setting("ordering_recent", "json", [], "Ordering files opened lately, newest first."),
     Setting("ordering_window", "bytes", b"", "Where the editor of ordering files was."),
+    Setting("server_port", "int", 8357, "Port of the local server.", low=1024, high=65535),
     Setting("window_geometry", "bytes", b"", "Where the window was."),
     Setting("main_splitter", "bytes", b"", "How chat and side panel share the width."),
     Setting("side_splitter", "bytes", b"", "How adapters and scalings share the height."),

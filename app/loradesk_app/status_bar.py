@@ -29,8 +29,9 @@ class StatusBar(QStatusBar):
         self.speed = label("")
         self.memory = label("")
         self.device = label("")
+        self.server = label("")
         self.addWidget(self.state, 1)
-        for part in (self.model, self.speed, self.memory, self.device):
+        for part in (self.server, self.model, self.speed, self.memory, self.device):
             self.addPermanentWidget(part)
             part.hide()
 
@@ -45,6 +46,10 @@ class StatusBar(QStatusBar):
             facts = f"{info.architecture}, {amount(info.parameters)} parameters, {size(info.weight_bytes)} of weights"
             self.model.setToolTip(f"{facts}\nContext {info.context:,} tokens, loaded in {info.load_seconds:.1f} s")
         self._set(self.speed, "")
+
+    def show_server(self, url: str) -> None:
+        """Where the local server listens; empty: it is off."""
+        self._set(self.server, f"Serving {url.removeprefix('http://')}" if url else "")
 
     def show_started(self) -> None:
         self._arrivals.clear()

@@ -69,7 +69,7 @@ QT_PLUGINS = {
 # Debug symbols go from these; other libraries have none, or do not survive `strip` (OpenBLAS in numpy).
 STRIPPED = (
     "torch/lib/libtorch_cpu.so", "torch/lib/libtorch_python.so", "torch/lib/libc10.so", "torch/lib/libtorch_cuda.so",
-    "torch/bin/torch_shm_manager", "libpython3*.so*", "python3.*/lib-dynload/*.so",
+    "torch/bin/torch_shm_manager", "libpython3*.so*", "python3.*/lib-dynload/*.so", "numpy/**/*.so",
 )  # fmt: skip
 
 

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from importlib.metadata import Distribution, distribution, packages_distributions
 from pathlib import Path
 
-from bundling.project import BUILD, ROOT, internals
+from bundling.project import BUILD, PACKAGING, ROOT, internals
 
 LICENCE_NAMES = ("licen", "copying", "notice", "authors", "copyright")
 OURS = "loradesk"
+LGPL = [PACKAGING / "licences" / name for name in ("LGPL-3.0.txt", "GPL-3.0.txt")]  # the first builds on the second
+STANDARD = {"LGPL": LGPL, "GNU Library or Lesser General Public License": LGPL, "Apache": [ROOT / "LICENSE"]}
 
 
 def bundled_modules(work: Path = BUILD / "pyinstaller" / "loradesk") -> set[str]:
@@ -47,7 +49,7 @@ def collect(folder: Path) -> list[str]:
     for found in bundled_distributions(bundled_modules()):
         name = found.name.replace("/", "_")
         lines.append(f"{found.name} {found.version}: {_licence_of(found)}")
-        if not _copy_texts(found, folder / name):
+        if not _copy_texts(found, folder / name) and not _copy_standard(found, folder / name):
             bare.append(found.name)
     for package, libraries in sorted(_system_packages().items()):
         lines.append(f"{package} (of the build system: {', '.join(sorted(libraries))}): see its text")
@@ -78,6 +80,15 @@ def _licence_of(found: Distribution) -> str:
     ]
     text = str(metadata.get("License") or "").strip().splitlines()
     return ", ".join(classifiers) or (text[0] if text else "see its text")
+
+
+def _copy_standard(found: Distribution, folder: Path) -> int:
+    """The text of a licence that the distribution names without holding it."""
+    named = _licence_of(found)
+    texts = [text for name, texts in STANDARD.items() if name in named for text in texts]
+    for text in texts:
+        _copy(text, folder / text.name)
+    return len(texts)
 
 
 def _copy_texts(found: Distribution, folder: Path) -> int:

@@ -88,7 +88,7 @@ def load(mode: AdapterMode) -> Stage:
     return Stage(worker, known)
 
 
-def _stage(mode: AdapterMode) -> Iterator[Stage]:
+def stage_of(mode: AdapterMode) -> Iterator[Stage]:
     stage = load(mode)
     yield stage
     assert all(server.stop() for server in stage.servers)
@@ -98,12 +98,12 @@ def _stage(mode: AdapterMode) -> Iterator[Stage]:
 
 @pytest.fixture(scope="session")
 def lora() -> Iterator[Stage]:
-    yield from _stage("lora")
+    yield from stage_of("lora")
 
 
 @pytest.fixture(scope="session")
 def xlora() -> Iterator[Stage]:
-    yield from _stage("xlora")
+    yield from stage_of("xlora")
 
 
 @pytest.fixture(scope="session")

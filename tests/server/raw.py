@@ -11,10 +11,15 @@ from urllib.parse import urlsplit
 from .conftest import KEY
 
 
-def connect(url: str, timeout: float = 20) -> socket.socket:
-    """A connection to the server."""
+def connect(url: str, buffer: int | None = None) -> socket.socket:
+    """A connection to the server; `buffer`: bytes that the system keeps unread."""
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname or "", parts.port or 80), timeout=timeout)
+    link = socket.socket()
+    link.settimeout(20)
+    if buffer is not None:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    link.connect((parts.hostname or "", parts.port or 80))
+    return link
 
 
 def request(url: str, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -116,8 +115,7 @@ def test_slow_headers_and_bodies_are_answered_with_408(strict: HttpServer) -> No
 def test_a_client_that_reads_nothing_is_cut_off(strict: HttpServer, lora: Stage) -> None:
     listener = lora.serve(send_seconds=0.5)
     body = chat("hello", max_tokens=900, ignore_eos=True, stream=True, logprobs=True, top_logprobs=20, n=8)
-    with responsive(listener), connect(listener.url) as link:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with responsive(listener), connect(listener.url, buffer=4096) as link:
         seen = len(lora.records)
         link.sendall(post(listener.url, "/v1/chat/completions", body))
         deadline = time.monotonic() + 30
@@ -179,7 +177,7 @@ def test_what_is_not_http(strict: HttpServer) -> None:
         with connect(strict.url) as link:
             link.sendall(text + b"\r\n\r\n")
             assert status(link) in (400, 403)
-    for twice in (f"{{}}\r\nHost: evil.example", "{}, evil.example"):
+    for twice in ("{}\r\nHost: evil.example", "{}, evil.example"):
         with connect(strict.url) as link:
             link.sendall(request(strict.url, "GET", "/v1/models", Host=twice.format(strict.url[7:])))
             assert status(link) in (400, 403)

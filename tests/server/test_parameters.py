@@ -169,3 +169,21 @@ def test_a_missing_field_is_named(client: httpx.Client) -> None:
     ):
         answer = client.post(path, json=body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), (path, body)
+
+
+def test_extreme_sampling_does_no_harm(client: httpx.Client) -> None:
+    for fields in (
+        {"temperature": 1e-159},
+        {"temperature": 1e-5},
+        {"temperature": 100},
+        {"temperature": 1, "top_p": 1e-300},
+        {"temperature": 1, "min_p": 1},
+        {"temperature": 1, "top_k": 2**31 - 1},
+        {"temperature": 1e-5, "repetition_penalty": 0.01},
+        {"temperature": 1e-5, "frequency_penalty": -100, "presence_penalty": -100},
+        {"temperature": 1, "logit_bias": {str(token): -100 for token in range(300)}},
+        {"temperature": 1, "seed": 2**63 - 1, "n": 2},
+    ):
+        answer = client.post("/v1/chat/completions", json=chat("hello", max_tokens=8, **fields))
+        assert answer.status_code == 200, fields
+        assert answer.json()["usage"]["completion_tokens"] > 0 or answer.json()["choices"][0]["finish_reason"] == "stop"

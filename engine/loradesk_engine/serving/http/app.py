@@ -92,6 +92,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         text = texts.get(error.status_code, str(error.detail))
         return Refusal(error.status_code, text, code="not_found", headers=error.headers).response
 
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return Refusal(500, "Internal error.", code="internal").response
+
     @app.exception_handler(ClientGoneError)
     async def gone(request: Request, error: ClientGoneError) -> Response:
         request.state.record.note = request.state.record.note or "The client left."
@@ -228,7 +232,7 @@ def _add_service(app: FastAPI, feed: Feed, metrics: Metrics) -> None:
     @app.get("/health", tags=["service"])
     async def health() -> Response:
         """Whether the server can answer; needs no key and tells nothing else."""
-        if feed.closed:
+        if feed.ended:
             return Json({"status": "closed"}, 503)
         return Json({"status": "ok" if feed.info is not None else "no model"})
 

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from loradesk_engine.serving.http.options import ServerOptions
 from loradesk_engine.serving.http.refusal import Refusal, encode
 
+SEND_BUFFER = 64 * 2**10  # left alone, the system keeps megabytes for a client that does not read
 PHRASES = {400: "Bad Request", 408: "Request Timeout", 429: "Too Many Requests", 431: "Request Header Fields Too Large"}
 
 
@@ -28,6 +29,7 @@ def connection_class(options: ServerOptions) -> type[H11Protocol]:
             link = transport.get_extra_info("socket")
             if link is not None:  # asyncio does it only for sockets that were made with an explicit protocol number
                 link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self.app_state: dict[str, Any] = {
                 **self.app_state,
                 "transport": transport,

@@ -144,6 +144,15 @@ class Feed:
             del self._tickets[event.request_id]
 
     @property
+    def ended(self) -> bool:
+        """Whether the engine has ended; a server may be started after that, and then hears of nothing."""
+        return self.closed or not self._worker.alive
+
+    def _need_worker(self) -> None:
+        if self.ended:
+            raise Refusal(503, "The engine has ended.", code="no_model")
+
+    @property
     def running(self) -> int:
         """This server's generations that run or wait in the engine."""
         return len(self._tickets)
@@ -156,7 +165,12 @@ class Feed:
     def submit(
         self, request: ChatRequest | CompletionRequest, inbox: asyncio.Queue[tuple[int, RequestEvent]], index: int
     ) -> None:
-        """Send a request; its events come into `inbox`, with `index`."""
+        """Send a request; its events come into `inbox`, with `index`.
+
+        Raises:
+            Refusal: the engine has ended.
+        """
+        self._need_worker()
         self._tickets[request.request_id] = _Ticket(inbox, index)
         self._worker.send(request)
 
@@ -188,6 +202,7 @@ class Feed:
                 if not outcome.done() and (done(event) or isinstance(event, CommandFailed | WorkerClosed)):
                     outcome.set_result(event)
 
+            self._need_worker()
             self._waiting = look
             try:
                 self._worker.send(command)

@@ -30,12 +30,12 @@ def allowed_folder(given: str, roots: Sequence[str]) -> Path:
         top = Path(os.path.realpath(root))
         try:
             found = Path(os.path.realpath(top / given))
-        except (ValueError, OSError):  # a null byte, a loop of links
+            if found != top and found.is_relative_to(top):
+                inside = True
+                if found.is_dir():
+                    return found
+        except (ValueError, OSError):  # a null byte, too long a name, half a character
             raise Refusal(400, "This is not a path.", param="lora_path", code="invalid_value") from None
-        if found != top and found.is_relative_to(top):
-            inside = True
-            if found.is_dir():
-                return found
     if inside:
         raise Refusal(400, "There is no such folder.", param="lora_path", code="invalid_value")
     raise Refusal(

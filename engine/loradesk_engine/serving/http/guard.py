@@ -83,6 +83,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, outgoing: _Outgoing) -> None:
         try:
+            self._check_size(scope)
             headers = _Headers(scope["headers"])
             self._check_host(headers)
             origin = self._check_origin(headers)
@@ -104,10 +105,14 @@ class Guard:
             raise
         except Exception as problem:  # a fault of ours: the client learns no more than that
             outgoing.record.note = f"{type(problem).__name__}: {problem}"
-            if outgoing.started:
+            if not outgoing.complete:
                 outgoing.abort()
-            else:
-                await Refusal(500, "Internal error.", code="internal").response(scope, receive, outgoing)
+
+    def _check_size(self, scope: Scope) -> None:
+        """What came in one piece has passed h11, which limits only what is incomplete."""
+        line = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+        if line + sum(len(name) + len(value) for name, value in scope["headers"]) > self._options.max_header_bytes:
+            raise Refusal(431, "The headers are too large.", code="headers_too_large", headers={"Connection": "close"})
 
     def _check_host(self, headers: _Headers) -> None:
         host = headers.one("host")
@@ -235,11 +240,10 @@ class _Outgoing:
         self._varies = bool(options.allow_origins)
         self.record = record
         self.allowed_origin: str | None = None
-        self.started = False
+        self.complete = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
             self.record.status = message["status"]
             headers = [*message.get("headers", ()), *SECURITY_HEADERS]
             if self._varies:
@@ -251,6 +255,7 @@ class _Outgoing:
         try:
             async with asyncio.timeout(self._seconds):
                 await self._send(message)
+            self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
         except TimeoutError:
             self.record.note = "The client took nothing for too long."
             self.abort()

@@ -15,6 +15,8 @@ from loradesk_engine.serving.http.options import ServerOptions
 from loradesk_engine.serving.http.refusal import Refusal, of_error
 from loradesk_engine.serving.http.schemas import IGNORED, ChatBody, ChatMessage, Common, CompletionBody, LoraScale
 
+LEAST_TEMPERATURE = 1e-5  # below it is greedy, as in vLLM: logits divided by less leave float32's range
+
 Scalings = Literal["none", "mean", "layers"]
 
 
@@ -183,7 +185,7 @@ class _Common:
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         try:
             return Sampling(
-                temperature=1.0 if body.temperature is None else body.temperature,
+                temperature=_temperature(body.temperature),
                 top_k=max(body.top_k or 0, 0),
                 top_p=1.0 if body.top_p is None else body.top_p,
                 min_p=body.min_p or 0.0,
@@ -221,6 +223,12 @@ class _Common:
             usage=body.stream_options is not None and body.stream_options.include_usage,
             ignored=tuple(name for name in IGNORED if name in given and getattr(body, name) is not None),
         )
+
+
+def _temperature(given: float | None) -> float:
+    if given is None:
+        return 1.0
+    return given if given >= LEAST_TEMPERATURE else 0.0
 
 
 def _adapters(body: Common, info: ModelInfo) -> Mapping[str, float] | None:

@@ -84,7 +84,7 @@ class Common(Body):
     # common to llama.cpp, vLLM and mistral.rs
     top_k: Annotated[int, Field(ge=-1, lt=2**31, description="0 or -1: all")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
     # adapters
