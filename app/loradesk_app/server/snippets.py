@@ -16,7 +16,12 @@ def snippet(language: str, url: str, key: str | None, model: str) -> str:
 def _curl(url: str, key: str | None, model: str) -> str:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello, who are you?"}]})
     authorization = f"  -H 'Authorization: Bearer {key}' \\\n" if key else ""
-    return f"curl {url}/v1/chat/completions \\\n{authorization}  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}\n"
+    return (
+        f"curl {url}/v1/chat/completions \\\n"
+        + authorization
+        + "  -H 'Content-Type: application/json' \\\n"
+        + f"  -d {shlex.quote(body)}\n"
+    )
 
 
 def _python(url: str, key: str | None, model: str) -> str:

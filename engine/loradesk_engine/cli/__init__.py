@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from loradesk_engine.cli import chat, demo, ordering
+from loradesk_engine.cli import chat, demo, ordering, serve
 from loradesk_engine.errors import LoradeskError
 
-SUBCOMMANDS = (chat, demo, ordering)
+SUBCOMMANDS = (chat, demo, ordering, serve)
 
 
 def build_parser() -> argparse.ArgumentParser:
