@@ -149,5 +149,8 @@ def test_programs_are_whole(language: str, key: str | None, tmp_path: Path):
     assert (key or "Bearer") in text if key else "Bearer" not in text
     if language == "python":
         compile(text, "snippet", "exec")
+    if language == "rust" and shutil.which("rustc"):
+        (tmp_path / "client.rs").write_text(text, encoding="utf-8")
+        subprocess.run(["rustc", "--emit=metadata", "client.rs"], cwd=tmp_path, check=True, timeout=120)
     if language == "curl":
         subprocess.run([shutil.which("sh") or "sh", "-n", "-c", text], check=True)
