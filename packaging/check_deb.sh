@@ -37,6 +37,7 @@ mirror=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs: *\
 [ -n "$mirror" ] || die "no package mirror in /etc/apt"
 
 tree=$(mktemp -d "${TMPDIR:-/tmp}/loradesk-debian.XXXXXX")
+chroot=$(command -v chroot)
 screen=
 clean() {
     [ -z "$screen" ] || kill "$screen" 2>/dev/null || true
@@ -75,10 +76,10 @@ rm -f "$tree"/etc/apt/apt.conf.d/*{packagekit,appstream,debconf,dep11,autoremove
 printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d" # no daemons in the tree
 chmod 755 "$tree/usr/sbin/policy-rc.d"
 
-inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 chroot "$tree" "$@"; }
+inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$chroot" "$tree" "$@"; }
 as_user() {
     env -i PATH=/usr/bin:/bin HOME="/home/$user" LC_ALL=C.UTF-8 DISPLAY="${display:-}" XDG_RUNTIME_DIR="/home/$user/run" \
-        chroot --userspec="$user:$user" "$tree" "$@"
+        "$chroot" --userspec="$user:$user" "$tree" "$@"
 }
 
 inside useradd --create-home "$user"
@@ -104,7 +105,8 @@ done
 echo "installed; $(inside dpkg-query -W | wc -l) packages in the tree"
 
 step "libraries that neither the bundle nor the dependencies bring"
-inside find /opt/loradesk -type f \( -name '*.so*' -o -name loradesk \) -exec sh -c '
+# The program puts its own folder on the loader's path, as here.
+inside env LD_LIBRARY_PATH=/opt/loradesk/_internal find /opt/loradesk -type f \( -name '*.so*' -o -name loradesk \) -exec sh -c '
     for file; do ldd "$file" 2>/dev/null | sed -n "s|^[[:space:]]*\(.*\) => not found|\1  ${file##*/}|p"; done' sh {} + |
     sort -u >"$out/missing-libraries.txt"
 # GTK's theme plugin is loaded only on desktops that have GTK.
