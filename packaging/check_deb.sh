@@ -158,6 +158,7 @@ kill "$(pgrep -P "$window" timeout || echo "$window")"
 wait "$window" || code=$?
 [ "${code:-0}" = 0 ] || [ "${code:-0}" = 124 ] || [ "${code:-0}" = 143 ] || die "the application ended with code $code"
 cat "$out/window.txt"
+! grep -q Traceback "$out/window.txt" || die "a part of the window failed"
 echo "picture of the screen: $out/window.png"
 kill "$screen"
 wait "$screen" 2>/dev/null || true
@@ -169,16 +170,16 @@ inside apt-get purge -qq -y loradesk >"$out/apt-purge.txt" 2>&1 || { cat "$out/a
 find "$tree" -xdev -not -path "$tree/proc*" -printf '/%P\n' | sort >"$out/files-after.txt"
 inside sh -c 'cat /var/lib/dpkg/info/*.list' | sort -u >"$out/files-owned.txt"
 # What is new, belongs to no package, and is neither the user's nor made by the tools of the system itself.
-made='^/(home/|tmp|run/|dev/|var/(cache|log|lib/(apt|dpkg|dbus))/|var/lib/dbus|etc/(ld\.so\.cache|machine-id|passwd-?|group-?)'
-made+='|usr/share/(mime/|applications/mimeinfo\.cache|icons/hicolor/icon-theme\.cache)'
-made+='|etc/ssl|usr/local/share/fonts|usr/lib/.*/gio/modules|var/lib/(systemd|ucf|fontconfig|pam))'
-comm -13 "$out/files-before.txt" "$out/files-after.txt" | sed 's|^/usr/||; s|^/||' | sort >"$out/new.txt"
-sed 's|^/usr/||; s|^/||' "$out/files-owned.txt" | sort -u >"$out/owned.txt"
-left=$(comm -23 "$out/new.txt" "$out/owned.txt" | sed 's|^|/|' |
-    grep -vE "$made" | grep -vE "${made//usr\\//}" || true)
-rm "$out/new.txt" "$out/owned.txt"
+made='^/(home/|tmp/|run|dev|var/(cache|log)/|var/lib/(apt|dpkg|dbus|systemd|ucf)|etc/(ld\.so\.cache|machine-id)|etc/fonts'
+made+='|usr/local/share/fonts|usr/share/mime|usr/share/applications/mimeinfo\.cache'
+made+='|usr/share/icons/hicolor/(icon-theme|\.icon-theme)\.cache)'
+# Packages own files by either name of the folders that are one since /usr was merged.
+sed -E 's,^/(bin|sbin|lib|lib64)(/|$),/usr/\1\2,' "$out/files-owned.txt" | sort -u >"$out/owned.txt"
+left=$(comm -13 "$out/files-before.txt" "$out/files-after.txt" | sed -E 's,^/(bin|sbin|lib|lib64)/,/usr/\1/,' | sort |
+    comm -23 - "$out/owned.txt" | grep -vE "$made" || true)
+rm "$out/owned.txt"
 [ -z "$left" ] || die "left behind: $left"
-grep -i loradesk "$out/files-after.txt" | grep -vE "^/home/$user/" && die "left behind" || true
+if grep -i loradesk "$out/files-after.txt" | grep -vE "^/home/$user/"; then die "these are left behind"; fi
 ! inside grep -qr -i loradesk /usr/share/applications /usr/share/mime || die "the menu or the types still name it"
 echo "left: the user's own"
 grep -i loradesk "$out/files-after.txt" | sed 's/^/  /' || true

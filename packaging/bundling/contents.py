@@ -24,7 +24,7 @@ EXCLUDED_MODULES = (
     # optional extras of numpy, pyqtgraph and huggingface_hub
     "scipy", "pandas", "numba", "cupy", "OpenGL", "PIL", "h5py", "gradio", "rich", "typer", "pygments", "colorcet",
     # Qt that we do not use
-    "PySide6.QtQml", "PySide6.QtQuick", "PySide6.QtQuickWidgets", "PySide6.QtOpenGL", "PySide6.QtOpenGLWidgets",
+    "PySide6.QtQml", "PySide6.QtQuick", "PySide6.QtQuickWidgets",
     "PySide6.QtSql", "PySide6.QtTest", "PySide6.QtNetwork", "PySide6.QtPrintSupport", "PySide6.QtXml",
     "PySide6.QtDesigner", "PySide6.QtHelp", "PySide6.QtUiTools", "PySide6.QtConcurrent", "PySide6.QtPdf",
     "PySide6.QtWebEngineCore", "PyQt5", "PyQt6", "PySide2",
@@ -48,7 +48,7 @@ EXCLUDED_FILES = (
     "PySide6/Qt/qml/*", "PySide6/Qt/translations/*", "PySide6/Qt/resources/*",
     "*libQt6Qml*", "*libQt6Quick*", "*libQt6Pdf*", "*libQt6VirtualKeyboard*", "*libQt6Network*", "*libQt6Sql*",
     "*libQt6Egl*", "*/libqminimalegl*", "*/libqeglfs*",
-    "pyqtgraph/examples/*", "pyqtgraph/icons/*", "pyqtgraph/colors/maps/*",
+    "pyqtgraph/examples/*",
 )  # fmt: skip
 
 # Of Qt's plugins only these; the rest bring libraries of their own.

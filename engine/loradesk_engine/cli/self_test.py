@@ -155,7 +155,8 @@ def check_window(keep: str | None = None) -> str:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=WINDOW_SECONDS, check=False
         )
-        if done.returncode != 0:
+        # An exception in a slot of Qt is printed and nothing more: the application lives on without that part.
+        if done.returncode != 0 or "Traceback" in done.stderr:
             words = (done.stderr or done.stdout).strip().splitlines()
             raise LoradeskError(f"The application ended with code {done.returncode}: {' / '.join(words[-3:])}")
         width, height = _picture_size(picture.read_bytes())
