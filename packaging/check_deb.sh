@@ -44,6 +44,7 @@ clean() {
     for place in dev/shm proc; do
         if mountpoint -q "$tree/$place"; then umount "$tree/$place"; fi
     done
+    rm -f "$tree.log"
     # Never through a mount that would not go.
     grep -q " $tree/" /proc/mounts || rm -rf --one-file-system "$tree"
 }
@@ -63,6 +64,7 @@ else
     step "Debian $suite, fresh from $base"
     tar -C "$tree" -xpf "$base"
 fi
+chmod 755 "$tree" # mktemp's is the caller's alone, and the user inside must get in
 rm -rf "$out"
 mkdir -p "$out"
 
@@ -96,6 +98,7 @@ rm "$tree/tmp/loradesk.deb"
 ! inside sh -c 'command -v python3' || die "a dependency brought a Python, so the check would prove less"
 [ "$(inside dpkg-query -W -f '${Version}' loradesk)" = "$version" ] || die "the package's version is not $version"
 [ "$(as_user loradesk --version)" = "loradesk $version" ] || die "loradesk --version is not $version"
+inside desktop-file-validate /usr/share/applications/loradesk.desktop || die "the menu entry is not valid"
 inside grep -q '^application/x-gguf=.*loradesk.desktop' /usr/share/applications/mimeinfo.cache || die ".gguf is not ours"
 inside grep -q 'application/x-loradesk-ordering+json:' /usr/share/mime/globs2 || die "ordering files have no type"
 for size in 16 22 24 32 48 64 128 256 512; do

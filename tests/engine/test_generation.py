@@ -11,7 +11,7 @@ import torch
 
 from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Message, Sampling
 from loradesk_engine.errors import AdapterError, RequestError, TemplateError
-from loradesk_engine.events import Event, RequestFinished, RequestStarted, TokensGenerated
+from loradesk_engine.events import Event, RequestFailed, RequestFinished, RequestStarted, TokensGenerated
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 
@@ -342,6 +342,31 @@ def test_seeds_repeat_and_differ(zoo) -> None:  # type: ignore[no-untyped-def]
     options = {"temperature": 1.5, "tokens": 20}
     assert ask(engine, seed=1, **options) == ask(engine, seed=1, **options)
     assert ask(engine, seed=1, **options) != ask(engine, seed=2, **options)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 1e-159},
+        {"temperature": 1.0, "top_p": 1e-300},
+        {"temperature": 1.0, "min_p": 1.0},
+        {"temperature": 100.0, "top_k": 1},
+        {"repetition_penalty": 1e-30},
+        {"temperature": 1.0, "repetition_penalty": 1e-300},
+        {"presence_penalty": 100.0, "frequency_penalty": -100.0},
+        {"temperature": 1.0, "logit_bias": {65: 1e300, 66: -1e300}},
+    ],
+)
+def test_extreme_sampling_ends_at_most_its_own_request(zoo, sampling: dict[str, float]) -> None:  # type: ignore[no-untyped-def]
+    engine = EngineCore.load(LoadSettings(base=str(zoo.base), dtype="float32"))
+    expected = ask(engine)
+    extreme, plain = request(tokens=5, seed=1, **sampling), request()
+    engine.submit(extreme)
+    engine.submit(plain)
+    events = run(engine)
+    assert answers(events)[plain.request_id] == expected
+    ends = [event for event in events if isinstance(event, RequestFinished | RequestFailed)]
+    assert {event.request_id for event in ends} == {extreme.request_id, plain.request_id}
 
 
 def test_logprobs_are_those_of_the_model(zoo) -> None:  # type: ignore[no-untyped-def]

@@ -223,6 +223,21 @@ def test_an_error_inside_a_step_fails_its_requests_and_nothing_else(  # type: ig
     assert isinstance(desk.until(RequestFinished), RequestFinished)
 
 
+def test_a_fault_in_a_step_loses_requests_but_not_the_thread(  # type: ignore[no-untyped-def]
+    desk: Desk, zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.worker.send(Load(LoadSettings(base=str(zoo.base))))
+    desk.until(ModelLoaded)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module.Scheduler, "plan", lambda self: [][0])
+        desk.ask("unlucky")
+        failed = desk.until(RequestFailed)
+    assert isinstance(failed, RequestFailed)
+    assert failed.problem.kind == "IndexError"
+    desk.ask("next")
+    assert isinstance(desk.until(RequestFinished), RequestFinished)
+
+
 def test_mode_switch_shares_the_base(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     first = engine_module.EngineCore.load(LoadSettings(base=str(zoo.base)))
     second = engine_module.EngineCore.load(lora_settings(zoo), previous=first)

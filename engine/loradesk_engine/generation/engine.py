@@ -381,8 +381,12 @@ class EngineCore:
             return events + [self._fail(chunk.sequence, problem) for chunk in chunks]
         for chunk, row in zip(chunks, logits, strict=True):
             self._scheduler.computed(chunk)
-            if row is not None:
+            if row is None:
+                continue
+            try:
                 events += self._take_token(chunk.sequence, row)
+            except (RuntimeError, ValueError) as problem:  # logits that nothing can be drawn from: this request's alone
+                events.append(self._fail(chunk.sequence, problem))
         return events
 
     @torch.inference_mode()

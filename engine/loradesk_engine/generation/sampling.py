@@ -13,6 +13,8 @@ from torch import Tensor
 from loradesk_engine.commands import Sampling
 from loradesk_engine.events import TokenLogprob
 
+LEAST_TEMPERATURE = 1e-5  # logits divided by less may leave float32
+
 
 def penalize_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
     """Divide positive and multiply negative logits of the tokens in prompt and answer (CTRL, as transformers does)."""
@@ -47,8 +49,9 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Drop the tail behind the smallest set of likeliest tokens whose probability reaches p; one token always stays."""
     ordered, order = torch.sort(logits, descending=True, stable=True)
     probabilities = torch.softmax(ordered, dim=-1)
-    before = probabilities.cumsum(-1) - probabilities
-    return logits.masked_fill(torch.zeros_like(logits, dtype=torch.bool).scatter(0, order, before >= p), -torch.inf)
+    drop = probabilities.cumsum(-1) - probabilities >= p
+    drop[0] = False  # also where p is so small that it is 0 in float32
+    return logits.masked_fill(torch.zeros_like(drop).scatter(0, order, drop), -torch.inf)
 
 
 def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
@@ -69,8 +72,8 @@ def process(logits: Tensor, sampling: Sampling, prompt: Sequence[int], answer: S
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token. Temperature 0 takes the likeliest."""
-    if sampling.temperature == 0:
+    """The next token. Temperature 0, and what is as good as 0, takes the likeliest."""
+    if sampling.temperature < LEAST_TEMPERATURE:
         return int(logits.argmax())
     logits = logits / sampling.temperature
     if sampling.top_k:

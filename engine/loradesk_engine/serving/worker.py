@@ -126,14 +126,20 @@ class EngineWorker:
                 if command is not None:
                     self._carry_out(command)
                 elif self._engine is not None and self._engine.busy:
-                    self._emit(*self._engine.step())
-                    self._measure_memory(idle=not self._engine.busy)
+                    self._step(self._engine)
         finally:
             self._end_loading()
             if self._engine is not None:
                 self._emit(*self._engine.end_all(RequestError("The engine was closed.")))
                 self._engine = None
             self._emit(WorkerClosed())
+
+    def _step(self, engine: EngineCore) -> None:
+        try:
+            self._emit(*engine.step())
+        except Exception as problem:  # a fault of ours: the requests are lost, the thread and the model must not be
+            self._emit(*engine.end_all(problem))
+        self._measure_memory(idle=not engine.busy)
 
     def _end_loading(self) -> None:
         """Let a load under way see that it is cancelled; one that hangs in a download is a daemon and dies with the

@@ -16,6 +16,7 @@ from loradesk_engine.serving.http.refusal import Refusal, of_error
 from loradesk_engine.serving.http.schemas import IGNORED, ChatBody, ChatMessage, Common, CompletionBody, LoraScale
 
 LEAST_TEMPERATURE = 1e-5  # below it is greedy, as in vLLM: logits divided by less leave float32's range
+LEAST_TOP_P = 1e-6  # keeps one token as any smaller number would, and is not 0 in float32
 
 Scalings = Literal["none", "mean", "layers"]
 
@@ -187,7 +188,7 @@ class _Common:
             return Sampling(
                 temperature=_temperature(body.temperature),
                 top_k=max(body.top_k or 0, 0),
-                top_p=1.0 if body.top_p is None else body.top_p,
+                top_p=1.0 if body.top_p is None else max(body.top_p, LEAST_TOP_P),
                 min_p=body.min_p or 0.0,
                 repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
                 presence_penalty=body.presence_penalty or 0.0,

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from loradesk_engine.serving.http.generation import Generation
-from loradesk_engine.serving.http.refusal import ClientGoneError, Refusal, encode
+from loradesk_engine.serving.http.refusal import CLIENT_GONE, ClientGoneError, Refusal, encode
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -72,6 +72,9 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await while_connected(receive, self._send_all(send))
+        except ClientGoneError:  # ends here: a handler of errors could not answer any more
+            record = scope["state"]["record"]
+            record.status, record.note = CLIENT_GONE, record.note or "The client left."
         finally:
             await self._generation.__aexit__(None, None, None)
 
