@@ -13,8 +13,11 @@ run: $(INSTALLED)
 test: $(INSTALLED) lint
 	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -m "not slow"
 
+# The last step needs root, debootstrap and Xvfb, and says so where they are missing.
 test-all: $(INSTALLED) lint
 	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
+	$(MAKE) package
+	packaging/check_deb.sh
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

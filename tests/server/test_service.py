@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -163,12 +164,12 @@ def test_the_log_has_no_texts_and_no_key(lora: Stage) -> None:
 def test_what_the_window_does_is_seen(lora: Stage, client: httpx.Client) -> None:
     from loradesk_engine.commands import Activate
 
-    events = lora.worker.subscribe()
     lora.worker.send(Activate({"json": 0.5}))
-    while type(events.get(timeout=10)).__name__ != "AdaptersActivated":
-        pass
-    scales = {item["name"]: item["scale"] for item in client.get("/lora-adapters").json()}
-    assert scales["json"] == 0.5
+    deadline = time.monotonic() + 10
+    while {item["name"]: item["scale"] for item in client.get("/lora-adapters").json()}["json"] != 0.5:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    events = lora.worker.subscribe()
     client.post("/activate_adapters", json={"adapter_names": []})
     event = events.get(timeout=10)
     assert event.weights == {}  # type: ignore[union-attr]

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from loradesk_engine.cli import chat, demo, ordering, serve
+from loradesk_engine.cli import chat, demo, ordering, self_test, serve
 from loradesk_engine.errors import LoradeskError
 
-SUBCOMMANDS = (chat, demo, ordering, serve)
+SUBCOMMANDS = (chat, demo, ordering, serve, self_test)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `loradesk`. Errors of Loradesk are one clear line and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--self-test"]:
+        arguments[0] = "self-test"
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         return open_window(arguments)
     options = build_parser().parse_args(arguments)
