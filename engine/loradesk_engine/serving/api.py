@@ -8,6 +8,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -304,8 +305,6 @@ class Engine:
         self._active.pop(name, None)
 
     def _set_adapters(self, adapters: tuple[AdapterInfo, ...]) -> None:
-        from dataclasses import replace
-
         self._info = replace(self._info, adapters=adapters)
 
     def _command(self, command: Command, kind: type[Any]) -> Any:
