@@ -151,6 +151,10 @@ def test_the_log_has_no_texts_and_no_key(lora: Stage) -> None:
     with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
         client.post("/v1/chat/completions", json=chat("a secret", model="bard", max_tokens=5))
         client.get("/v1/models", headers={"Authorization": "Bearer wrong"})
+    deadline = time.monotonic() + 10
+    while len(lora.records) < seen + 2:  # a line is written when the answer's last byte has left
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     answered, refused = lora.records[seen:]
     assert (answered.status, answered.model, answered.adapters) == (200, "bard", {"bard": 1.0})
     assert answered.completion_tokens == 5
