@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from loradesk_engine.errors import ConfigError, FileFormatError
 from loradesk_engine.formats.config import ModelConfig, parse_config
-from loradesk_engine.formats.gguf import BLOCKS, GgufFile, GgufTensor
+from loradesk_engine.formats.gguf import GgufFile, GgufTensor
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -285,9 +285,3 @@ class GgufModel:
             raise FileFormatError(f"Numbers of type F32 are expected, not {tensor.type}.", file=self.path, field=name)
         values: list[float] = self.file.raw(name).view(np.float32).tolist()
         return values
-
-
-def row_bytes(type_name: str, columns: int) -> int:
-    """Bytes of a row of this many values."""
-    elements, size = BLOCKS[type_name]
-    return columns // elements * size

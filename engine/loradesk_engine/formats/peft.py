@@ -78,16 +78,13 @@ class PeftAdapter:
     """
 
     def __init__(
-        self, weights_file: Path, config_file: Path, modules: Mapping[str, LoraModule], base: str | None
+        self, weights: SafetensorsWeights, weights_file: Path, modules: Mapping[str, LoraModule], base: str | None
     ) -> None:
         self.weights_file = weights_file
-        self.config_file = config_file
         self.modules = modules
-        self.base_copies = {
-            match[1]: name for name in SafetensorsWeights([weights_file]) if (match := BASE_COPY.fullmatch(name))
-        }
+        self.base_copies = {match[1]: name for name in weights if (match := BASE_COPY.fullmatch(name))}
         self.base_model = base
-        self._weights = SafetensorsWeights([weights_file])
+        self._weights = weights
 
     def weights(self, module: LoraModule) -> tuple[Tensor, Tensor]:
         """A `[rank, in]` and B `[out, rank]` of a module."""
@@ -131,9 +128,10 @@ def read_adapter(
         )
     config = read_json_object(config_file, error=AdapterError)
     _refuse_unsupported(config, config_file)
-    modules = _modules(config, config_file, weights_file)
+    weights = SafetensorsWeights([weights_file])
+    modules = _modules(config, config_file, weights, weights_file)
     base = config.get("base_model_name_or_path")
-    return PeftAdapter(weights_file, config_file, modules, base if isinstance(base, str) and base else None)
+    return PeftAdapter(weights, weights_file, modules, base if isinstance(base, str) and base else None)
 
 
 def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
@@ -154,9 +152,10 @@ def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
             )
 
 
-def _modules(config: Mapping[str, Any], config_file: Path, weights_file: Path) -> dict[str, LoraModule]:
+def _modules(
+    config: Mapping[str, Any], config_file: Path, weights: SafetensorsWeights, weights_file: Path
+) -> dict[str, LoraModule]:
     """The adapted linears, from the tensors that are there; the configuration gives their scales."""
-    weights = SafetensorsWeights([weights_file])
     pairs: dict[str, dict[str, str]] = {}
     for name in weights:
         if BASE_COPY.fullmatch(name):

@@ -150,10 +150,6 @@ class SafetensorsWeights(Mapping[str, "Tensor"]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def file_of(self, name: str) -> Path:
-        """The file that a tensor lies in."""
-        return self.entries[name].file
-
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: those of `model.safetensors.index.json`, else `model.safetensors`.
