@@ -114,8 +114,7 @@ def _load_xlora(
         found[name] = _xlora_adapter(checkpoint, name, names, settings, progress)
     warnings = _check(settings, ordering, base, found, checkpoint)
     sources = {name: str(adapter.weights_file.parent) for name, adapter in found.items()}
-    mixture = _stack(decoder, found, sources, progress)
-    mixture.global_scaling_weight = checkpoint.config.global_scaling_weight
+    mixture = _stack(decoder, found, sources, progress, checkpoint.config.global_scaling_weight)
     adapted = mixture.adapted_paths()
     layers = dict(ordering.layers) if ordering is not None and ordering.layers else number_layers(adapted)
     mixture.set_layers(layers)
@@ -206,9 +205,13 @@ def _check(
 
 
 def _stack(
-    decoder: Decoder, found: Mapping[str, PeftAdapter], sources: Mapping[str, str], progress: Progress
+    decoder: Decoder,
+    found: Mapping[str, PeftAdapter],
+    sources: Mapping[str, str],
+    progress: Progress,
+    global_scaling_weight: float = 1.0,
 ) -> Mixture:
-    mixture = Mixture(decoder.linears, decoder.device, decoder.dtype)
+    mixture = Mixture(decoder.projections, decoder.device, decoder.dtype, global_scaling_weight)
     for number, (name, adapter) in enumerate(found.items()):
         progress(f"Loading adapter {name}", number / len(found))
         mixture.add(name, adapter, sources[name])

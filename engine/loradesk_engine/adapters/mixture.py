@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.formats.peft import PeftAdapter
-from loradesk_engine.model.linear import DenseLinear, Linear
+from loradesk_engine.model.linear import DenseLinear, Projection
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
 
@@ -48,64 +48,115 @@ class _Stack:
 
 
 @dataclass(frozen=True)
-class _Subset:
-    """The stacks cut down to some adapters, ready for forward passes.
+class Part:
+    """A linear's share of a group: its columns of the output, its ranks among the group's, its b [out, ranks]."""
+
+    columns: slice
+    ranks: slice
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """The adapters of one projection, which has one product with all of its linears' A.
 
     Attributes:
-        stacks: for each linear, or None where none of the adapters is.
-        groups: for each linear the number of its layout; most models have one layout for all linears.
-        layouts: for each layout, which adapter (place among the subset's) owns each rank, int64 [ranks], and the
-            ranks' scales, [ranks].
-        layers: for each linear its place on the layer axis of the scalings.
+        a: [ranks, in], those of all parts.
+        parts: the linears that any adapter is on.
     """
 
-    stacks: list[_Stack | None]
-    groups: list[int]
-    layouts: list[tuple[Tensor, Tensor]]
-    layers: list[int]
-    columns: Tensor  # int64 [adapters of the subset], their places among all adapters
+    a: Tensor
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class _Gather:
+    """How the scalings of a row become the factors of all ranks of the model in one step.
+
+    Attributes:
+        index: int64 [factors], places in a row's scalings.
+        scales: float32 [factors], the adapters' own scales.
+        starts: for each projection, where its factors begin.
+    """
+
+    index: Tensor
+    scales: Tensor
+    starts: list[int]
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """The mixture cut down to some adapters, ready for forward passes.
+
+    Attributes:
+        groups: for each projection, or None where none of the adapters is.
+        layered: for scalings that differ by layer.
+        uniform: for scalings that are alike for all layers; projections with the same adapters share their factors.
+    """
+
+    groups: list[Group | None]
+    layered: _Gather
+    uniform: _Gather
 
 
 class MixtureDelta:
-    """What the mixture adds to the linears for the rows of one batch; see `Mixture.delta`."""
+    """What the mixture adds to the projections for the rows of one batch; see `Mixture.delta`.
 
-    def __init__(self, stacks: list[_Stack | None], factors: list[Tensor | None], rows: Tensor | None = None) -> None:
-        self._stacks = stacks
+    factors: [rows or 1, factors], in the model's type; those of projection i begin at starts[i].
+    """
+
+    def __init__(
+        self, groups: list[Group | None], factors: Tensor, starts: list[int], rows: Tensor | None = None
+    ) -> None:
+        self._groups = groups
         self._factors = factors
+        self._starts = starts
         self._rows = rows
 
-    def add(self, index: int, x: Tensor, y: Tensor) -> Tensor:
-        stack, factor = self._stacks[index], self._factors[index]
-        if stack is None or factor is None:
+    def add(self, number: int, x: Tensor, y: Tensor) -> Tensor:
+        group = self._groups[number]
+        if group is None:
             return y
+        start = self._starts[number]
+        factor = self._factors[:, start : start + group.a.shape[0]]
         if self._rows is not None and factor.shape[0] > 1:
             factor = factor[self._rows]
-        inner = F.linear(x, stack.a).mul_(factor)  # [rows, ranks]
-        return y.addmm_(inner, stack.b.t())
+        inner = F.linear(x, group.a).mul_(factor)  # [rows, ranks]
+        for part in group.parts:
+            y[:, part.columns].addmm_(inner[:, part.ranks], part.b.t())
+        return y
 
     def take(self, rows: Tensor) -> MixtureDelta:
-        return MixtureDelta(self._stacks, self._factors, rows)
+        return MixtureDelta(self._groups, self._factors, self._starts, rows)
 
 
 class Mixture:
     """The LoRA adapters of a model.
 
     Args:
-        linears: the model's linears, `linears[i].index == i`.
+        projections: the model's, `projections[i].number == i`.
         device, dtype: the adapters' weights are held like the model's activations; they are never quantized.
+        global_scaling_weight: g, which every adapter is multiplied by.
     """
 
-    def __init__(self, linears: Sequence[Linear], device: torch.device, dtype: torch.dtype) -> None:
-        self._linears = linears
+    def __init__(
+        self,
+        projections: Sequence[Projection],
+        device: torch.device,
+        dtype: torch.dtype,
+        global_scaling_weight: float = 1.0,
+    ) -> None:
+        self._projections = projections
+        linears = sorted((linear for each in projections for linear in each.linears), key=lambda linear: linear.index)
         self._by_path = {linear.path: linear for linear in linears}
         self._device = device
         self._dtype = dtype
+        self._global_scaling_weight = global_scaling_weight
         self._stacks: list[_Stack | None] = [None] * len(linears)
         self._layers: list[int] = [0] * len(linears)
         self._next_uid = 0
         self._subsets: OrderedDict[tuple[int, ...], _Subset] = OrderedDict()
         self.adapters: list[LoraAdapter] = []
-        self.global_scaling_weight = 1.0
 
     def place(self, name: str) -> int:
         """Place of an adapter on the last axis of the scalings.
@@ -121,9 +172,7 @@ class Mixture:
 
     def adapted_paths(self) -> tuple[str, ...]:
         """Paths of the linears that any adapter adapts, in registration order."""
-        return tuple(
-            linear.path for linear, stack in zip(self._linears, self._stacks, strict=True) if stack is not None
-        )
+        return tuple(path for path, linear in self._by_path.items() if self._stacks[linear.index] is not None)
 
     def set_layers(self, layers: Mapping[str, int]) -> None:
         """Say which linear has which place on the layer axis of the scalings."""
@@ -185,7 +234,7 @@ class Mixture:
             modules[index] = (module.rank, module.scale)
         self._next_uid += 1
         self._stacks = stacks
-        self._subsets.clear()
+        self._lay_together()
         loaded = LoraAdapter(uid, name, source, modules, nbytes)
         self.adapters.append(loaded)
         return loaded
@@ -202,7 +251,7 @@ class Mixture:
             assert stack is not None
             self._stacks[index] = self._cut(stack, {block[0] for block in stack.blocks} - {adapter.uid})
         self.adapters.remove(adapter)
-        self._subsets.clear()
+        self._lay_together()
         return adapter
 
     def delta(self, scalings: Tensor, active: Sequence[int]) -> MixtureDelta | None:
@@ -218,42 +267,54 @@ class Mixture:
         if not active:
             return None
         subset = self._subset(tuple(active))
-        chosen = scalings if len(active) == len(self.adapters) else scalings.index_select(2, subset.columns)
-        by_layout = []
-        for owners, scales in subset.layouts:
-            factors = chosen.index_select(2, owners) * (scales * self.global_scaling_weight)
-            by_layout.append(factors.to(self._dtype).unbind(1))  # a [rows, ranks] for every layer
-        last = scalings.shape[1] - 1  # 0 when all layers are alike
-        factors_of: list[Tensor | None] = [
-            None if stack is None else by_layout[group][min(layer, last)]
-            for stack, group, layer in zip(subset.stacks, subset.groups, subset.layers, strict=True)
-        ]
-        return MixtureDelta(subset.stacks, factors_of)
+        gather = subset.uniform if scalings.shape[1] == 1 else subset.layered
+        factors = scalings.flatten(1).index_select(1, gather.index) * gather.scales
+        return MixtureDelta(subset.groups, factors.to(self._dtype), gather.starts)
+
+    def _lay_together(self) -> None:
+        """Lay the A of each projection's linears into one matrix; the stacks become views of it."""
+        self._subsets.clear()
+        for projection in self._projections:
+            found = [(linear.index, self._stacks[linear.index]) for linear in projection.linears]
+            stacks = [(index, stack) for index, stack in found if stack is not None]
+            if len(stacks) < 2:
+                continue
+            start, whole = 0, torch.cat([stack.a for _, stack in stacks])
+            for index, stack in stacks:
+                end = start + stack.a.shape[0]
+                self._stacks[index] = _Stack(whole[start:end], stack.b, stack.blocks)
+                start = end
 
     def _subset(self, active: tuple[int, ...]) -> _Subset:
         if active in self._subsets:
             self._subsets.move_to_end(active)
             return self._subsets[active]
-        uids = [self.adapters[place].uid for place in active]
-        stacks = [None if stack is None else self._cut(stack, set(uids)) for stack in self._stacks]
-        numbers: dict[tuple[tuple[int, int, float], ...], int] = {}
-        groups = [0 if stack is None else numbers.setdefault(stack.blocks, len(numbers)) for stack in stacks]
-        layouts = []
-        for blocks in numbers:
-            owners = [uids.index(uid) for uid, rank, _ in blocks for _ in range(rank)]
-            scales = [scale for _, rank, scale in blocks for _ in range(rank)]
-            layouts.append(
-                (
-                    torch.tensor(owners, dtype=torch.int64, device=self._device),
-                    torch.tensor(scales, dtype=torch.float32, device=self._device),
-                )
-            )
-        columns = torch.tensor(active, dtype=torch.int64, device=self._device)
-        subset = _Subset(stacks, groups, layouts, self._layers, columns)
+        places = {self.adapters[place].uid: place for place in active}
+        groups: list[Group | None] = []
+        layered, uniform = _GatherMaker(), _GatherMaker()
+        shared: dict[tuple[tuple[int, int, float], ...], int] = {}  # blocks of a projection -> start in `uniform`
+        for projection in self._projections:
+            cut = [self._cut_of(linear.index, places) for linear in projection.linears]
+            groups.append(_group(projection, cut))
+            layered.starts.append(len(layered.index))
+            blocks = tuple(block for stack in cut if stack is not None for block in stack.blocks)
+            uniform.starts.append(shared.setdefault(blocks, len(uniform.index)))
+            for linear, stack in zip(projection.linears, cut, strict=True):
+                for uid, rank, scale in stack.blocks if stack is not None else ():
+                    place = self._layers[linear.index] * len(self.adapters) + places[uid]
+                    layered.add(place, rank, scale * self._global_scaling_weight)
+            if uniform.starts[-1] == len(uniform.index):
+                for uid, rank, scale in blocks:
+                    uniform.add(places[uid], rank, scale * self._global_scaling_weight)
+        subset = _Subset(groups, layered.on(self._device), uniform.on(self._device))
         self._subsets[active] = subset
         while len(self._subsets) > SUBSETS_KEPT:
             self._subsets.popitem(last=False)
         return subset
+
+    def _cut_of(self, index: int, places: Mapping[int, int]) -> _Stack | None:
+        stack = self._stacks[index]
+        return None if stack is None else self._cut(stack, set(places))
 
     def _cut(self, stack: _Stack, uids: set[int]) -> _Stack | None:
         """The stack with only these adapters; the stack itself when that is all of it, views where they lie side by
@@ -275,6 +336,53 @@ class Mixture:
         a = torch.cat([stack.a[begin:end] for begin, end in ranges])
         b = torch.cat([stack.b[:, begin:end] for begin, end in ranges], dim=1)
         return _Stack(a, b, tuple(kept))
+
+
+@dataclass
+class _GatherMaker:
+    """A gather while it is put together."""
+
+    index: list[int] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+
+    def add(self, place: int, rank: int, scale: float) -> None:
+        self.index += [place] * rank
+        self.scales += [scale] * rank
+
+    def on(self, device: torch.device) -> _Gather:
+        return _Gather(
+            torch.tensor(self.index, dtype=torch.int64, device=device),
+            torch.tensor(self.scales, dtype=torch.float32, device=device),
+            self.starts,
+        )
+
+
+def _group(projection: Projection, stacks: Sequence[_Stack | None]) -> Group | None:
+    """The adapters of a projection's linears together; views of what lies together already."""
+    parts, column, rank = [], 0, 0
+    for linear, stack in zip(projection.linears, stacks, strict=True):
+        if stack is not None:
+            ranks = stack.a.shape[0]
+            parts.append(Part(slice(column, column + linear.out_features), slice(rank, rank + ranks), stack.b))
+            rank += ranks
+        column += linear.out_features
+    if not parts:
+        return None
+    return Group(_joined([stack.a for stack in stacks if stack is not None]), tuple(parts))
+
+
+def _joined(matrices: Sequence[Tensor]) -> Tensor:
+    """Matrices below one another; without a copy where they lie so in memory."""
+    first = matrices[0]
+    end, storage = first.data_ptr(), first.untyped_storage().data_ptr()
+    for matrix in matrices:
+        beside = matrix.data_ptr() == end and matrix.untyped_storage().data_ptr() == storage
+        if not beside or not matrix.is_contiguous():
+            return torch.cat(list(matrices))
+        end += matrix.nbytes
+    rows = sum(matrix.shape[0] for matrix in matrices)
+    return first.as_strided((rows, first.shape[1]), first.stride())
 
 
 def _same(copy: Tensor, weight: Tensor) -> bool:

@@ -11,10 +11,10 @@ from torch import Tensor
 class Delta(Protocol):
     """What adapters add to linears for the rows of one batch."""
 
-    def add(self, index: int, x: Tensor, y: Tensor) -> Tensor:
-        """Output of linear `index` with the adapters' part. x: [rows, in], y: [rows, out], the base's own output.
+    def add(self, number: int, x: Tensor, y: Tensor) -> Tensor:
+        """Output of projection `number` with the adapters' part. x: [rows, in], y: [rows, out], the base's own output.
 
-        May change `y` in place. Returns `y` itself, untouched, when no adapter of these rows is on this linear.
+        May change `y` in place. Returns `y` itself, untouched, when no adapter of these rows is on this projection.
         """
         ...
 

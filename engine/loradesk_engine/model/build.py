@@ -12,8 +12,17 @@ from torch import Tensor
 from loradesk_engine.errors import CheckpointError
 from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.model.decoder import Decoder, Layer
-from loradesk_engine.model.linear import DenseEmbedding, DenseLinear, Embedding, Linear, fast_layout
-from loradesk_engine.model.mlp import Activation, ExpertsMlp, FusedMlp, GatedMlp, Mlp, PlainMlp
+from loradesk_engine.model.linear import (
+    NARROW,
+    DenseEmbedding,
+    DenseLinear,
+    Embedding,
+    Linear,
+    Projection,
+    fast_layout,
+    fuse,
+)
+from loradesk_engine.model.mlp import Activation, ExpertsMlp, GatedMlp, Mlp, PlainMlp
 from loradesk_engine.model.norm import LayerNorm, Norm, PlusOneRmsNorm, RmsNorm
 from loradesk_engine.model.quantized import GgufWeights, PackedEmbedding, PackedLinear, PackedMatrix
 
@@ -74,6 +83,7 @@ class _Builder:
         self.nbytes = 0
         self.index = {path: index for index, path in enumerate(config.linear_paths)}
         self.linears: dict[int, Linear] = {}
+        self.projections: list[Projection] = []
 
     def build(self, context: int) -> Decoder:
         config = self.config
@@ -81,11 +91,16 @@ class _Builder:
         layers = [self.layer(number) for number in range(config.num_layers)]
         norm = self.norm("model.final_layernorm" if config.parallel else "model.norm")
         if config.tie_embeddings:
-            make = PackedLinear if isinstance(matrix, PackedMatrix) else DenseLinear
-            self.linears[self.index["lm_head"]] = make("lm_head", self.index["lm_head"], matrix)  # type: ignore[arg-type]
+            index = self.index["lm_head"]
+            self.linears[index] = (
+                PackedLinear("lm_head", index, matrix)
+                if isinstance(matrix, PackedMatrix)
+                else DenseLinear("lm_head", index, matrix)
+            )
             self.taken.add("lm_head.weight")  # some checkpoints save the tied matrix twice
         else:
             self.linear("lm_head", config.hidden_size, config.vocab_size, config.lm_head_bias)
+        self.projection(self.linears[self.index["lm_head"]])
         self.refuse_unexpected()
         self.progress(1.0)
         return Decoder(
@@ -94,6 +109,7 @@ class _Builder:
             layers,
             norm,
             [self.linears[index] for index in range(len(self.index))],
+            self.projections,
             device=self.device,
             dtype=self.dtype,
             context=context,
@@ -112,11 +128,11 @@ class _Builder:
         hidden = config.hidden_size
         return Layer(
             input_norm=self.norm(f"{path}.input_layernorm"),
-            qkv=tuple(
-                self.linear(f"{attention}.{name}", hidden, size, config.qkv_bias) for name, size in sizes.items()
+            qkv=self.projection(
+                *(self.linear(f"{attention}.{name}", hidden, size, config.qkv_bias) for name, size in sizes.items())
             ),
-            o_proj=self.linear(
-                f"{attention}.{'dense' if config.parallel else 'o_proj'}", q_size, hidden, config.o_bias
+            o_proj=self.projection(
+                self.linear(f"{attention}.{'dense' if config.parallel else 'o_proj'}", q_size, hidden, config.o_bias)
             ),
             mlp=self.mlp(path),
             mlp_norm=self.mlp_norm(path),
@@ -139,35 +155,36 @@ class _Builder:
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         activation = _activation(config)
         mlp = f"{path}.mlp"
-        if config.mlp == "fused":
-            gate_up = self.linear(f"{mlp}.gate_up_proj", hidden, 2 * inner, bias)
-            return FusedMlp(gate_up, self.linear(f"{mlp}.down_proj", inner, hidden, bias), activation)
         if config.mlp == "plain":
             first, second = ("fc1", "fc2") if config.parallel else ("c_fc", "c_proj")
             return PlainMlp(
-                self.linear(f"{mlp}.{first}", hidden, inner, bias),
-                self.linear(f"{mlp}.{second}", inner, hidden, bias),
+                self.projection(self.linear(f"{mlp}.{first}", hidden, inner, bias)),
+                self.projection(self.linear(f"{mlp}.{second}", inner, hidden, bias)),
                 activation,
             )
         if config.mlp == "experts":
             moe = f"{path}.block_sparse_moe"
             experts = [
                 GatedMlp(
-                    self.linear(f"{moe}.experts.{number}.w1", hidden, inner, False),
-                    self.linear(f"{moe}.experts.{number}.w3", hidden, inner, False),
-                    self.linear(f"{moe}.experts.{number}.w2", inner, hidden, False),
+                    self.projection(
+                        self.linear(f"{moe}.experts.{number}.w1", hidden, inner, False),
+                        self.linear(f"{moe}.experts.{number}.w3", hidden, inner, False),
+                    ),
+                    self.projection(self.linear(f"{moe}.experts.{number}.w2", inner, hidden, False)),
                     activation,
                 )
                 for number in range(config.experts)
             ]
-            router = self.linear(f"{moe}.gate", hidden, config.experts, False)
+            router = self.projection(self.linear(f"{moe}.gate", hidden, config.experts, False))
             return ExpertsMlp(router, experts, config.experts_per_token)
-        return GatedMlp(
-            self.linear(f"{mlp}.gate_proj", hidden, inner, bias),
-            self.linear(f"{mlp}.up_proj", hidden, inner, bias),
-            self.linear(f"{mlp}.down_proj", inner, hidden, bias),
-            activation,
-        )
+        if config.mlp == "fused":
+            gate_up = self.projection(self.linear(f"{mlp}.gate_up_proj", hidden, 2 * inner, bias))
+        else:
+            gate_up = self.projection(
+                self.linear(f"{mlp}.gate_proj", hidden, inner, bias), self.linear(f"{mlp}.up_proj", hidden, inner, bias)
+            )
+        down = self.projection(self.linear(f"{mlp}.down_proj", inner, hidden, bias))
+        return GatedMlp(gate_up, down, activation)
 
     def embedding(self) -> tuple[Embedding, Tensor | PackedMatrix]:
         """The embedding and its matrix, which a tied output layer shares."""
@@ -190,6 +207,15 @@ class _Builder:
             else PackedLinear(path, index, packed, added)
         )
         return self.linears[index]
+
+    def projection(self, *linears: Linear) -> Projection:
+        """What reads one input, fused into one product where that pays."""
+        dense = [linear for linear in linears if isinstance(linear, DenseLinear)]
+        # On the CPU a wide matrix stays where the checkpoint has it in memory: a copy would save no time there.
+        pays = self.device.type != "cpu" or linears[0].in_features <= NARROW
+        product = fuse(dense) if len(dense) == len(linears) > 1 and pays else None
+        self.projections.append(Projection(len(self.projections), linears, product))
+        return self.projections[-1]
 
     def norm(self, path: str, size: int | None = None) -> Norm:
         size = size or self.config.hidden_size

@@ -12,7 +12,7 @@ from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.model.attention import attend
 from loradesk_engine.model.batch import Batch, Delta
 from loradesk_engine.model.cache import KVCache
-from loradesk_engine.model.linear import Embedding, Linear, project
+from loradesk_engine.model.linear import Embedding, Linear, Projection
 from loradesk_engine.model.mlp import Mlp
 from loradesk_engine.model.norm import Norm, cap
 from loradesk_engine.model.rope import Rope, rotate
@@ -24,7 +24,7 @@ class Layer:
 
     Attributes:
         input_norm: before attention.
-        qkv: the linears of queries, keys and values, or one for all three.
+        qkv: queries, keys and values.
         q_norm, k_norm: of each head, if the model has them.
         attention_norm: on what attention gives, if the model has it.
         mlp_norm: before the MLP; None where attention and MLP are parallel and share `input_norm`.
@@ -33,8 +33,8 @@ class Layer:
     """
 
     input_norm: Norm
-    qkv: tuple[Linear, ...]
-    o_proj: Linear
+    qkv: Projection
+    o_proj: Projection
     mlp: Mlp
     mlp_norm: Norm | None
     q_norm: Norm | None = None
@@ -49,6 +49,7 @@ class Decoder:
 
     Attributes:
         linears: every linear in registration order; `linears[i].index == i`. `lm_head` is the last.
+        projections: the same linears by what they read; `projections[i].number == i`. `lm_head`'s is the last.
         embedding: token ids to vectors.
         nbytes: memory that the weights hold; tied ones count once.
         parameters: count of weights; tied ones count once.
@@ -61,6 +62,7 @@ class Decoder:
         layers: Sequence[Layer],
         norm: Norm,
         linears: Sequence[Linear],
+        projections: Sequence[Projection],
         *,
         device: torch.device,
         dtype: torch.dtype,
@@ -73,7 +75,8 @@ class Decoder:
         self.layers = layers
         self.norm = norm
         self.linears = linears
-        self.lm_head = linears[-1]
+        self.projections = projections
+        self._lm_head = projections[-1]
         self.device = device
         self.dtype = dtype
         self.parameters = parameters
@@ -122,7 +125,7 @@ class Decoder:
                 layer.window,
                 config.attention_cap,
             )
-            attended = project(layer.o_proj, attended, delta)
+            attended = layer.o_proj(attended, delta)
             if layer.attention_norm is not None:
                 attended = layer.attention_norm(attended)
             if layer.mlp_norm is None:  # parallel: both read the same norm
@@ -135,9 +138,7 @@ class Decoder:
 
     def _qkv(self, layer: Layer, x: Tensor, delta: Delta | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [rows, heads, head_dim], keys and values [rows, kv_heads, head_dim]."""
-        parts = [project(linear, x, delta) for linear in layer.qkv]
-        if len(parts) == 1:
-            parts = list(parts[0].split(self._qkv_sizes, dim=-1))  # type: ignore[no-untyped-call]
+        parts = layer.qkv(x, delta).split(self._qkv_sizes, dim=-1)  # type: ignore[no-untyped-call]
         q, k, v = (part.view(x.shape[0], -1, self.config.head_dim) for part in parts)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = layer.q_norm(q), layer.k_norm(k)
@@ -145,7 +146,7 @@ class Decoder:
 
     def logits(self, hidden: Tensor, delta: Delta | None = None) -> Tensor:
         """float32 [rows, vocab] of hidden states [rows, hidden]. `delta` must be for these rows."""
-        logits = project(self.lm_head, hidden, delta)
+        logits = self._lm_head(hidden, delta)
         if self.config.logits_cap is not None:
             logits = cap(logits, self.config.logits_cap)
         return logits.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -82,7 +83,42 @@ class DenseEmbedding:
         return F.embedding(token_ids, self._weight)
 
 
-def project(linear: Linear, x: Tensor, delta: Delta | None) -> Tensor:
-    """A linear with the adapters' part. x: [rows, in] -> [rows, out]"""
-    y = linear(x)
-    return y if delta is None else delta.add(linear.index, x, y)
+class Projection:
+    """Linears that read the same input, as queries, keys and values do, or gate and up: one product instead of several.
+
+    Attributes:
+        number: its place among the model's projections; adapters are found by it.
+        linears: in the order of the output's columns.
+
+    Args:
+        product: computes all of them at once where their weights lie in one matrix; None: one after the other.
+    """
+
+    def __init__(
+        self, number: int, linears: Sequence[Linear], product: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.number = number
+        self.linears = tuple(linears)
+        self._product = self.linears[0] if len(self.linears) == 1 else product
+
+    def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
+        """The linears with the adapters' part, side by side. x: [rows, in] -> [rows, sum of their out_features]"""
+        if self._product is not None:
+            y = self._product(x)
+        else:
+            y = torch.cat([linear(x) for linear in self.linears], dim=-1)
+        return y if delta is None else delta.add(self.number, x, y)
+
+
+def fuse(linears: Sequence[DenseLinear]) -> DenseLinear:
+    """One linear for several of the same input; their own weights become views of its matrix."""
+    first = linears[0]
+    whole = fast_layout(torch.cat([linear.weight for linear in linears]))
+    bias = None if first.bias is None else torch.cat([linear.bias for linear in linears if linear.bias is not None])
+    start = 0
+    for linear in linears:
+        rows = slice(start, start + linear.out_features)
+        linear.weight = whole[rows]
+        linear.bias = None if bias is None else bias[rows]
+        start += linear.out_features
+    return DenseLinear(first.path, first.index, whole, bias)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loradesk_engine.model.batch import Delta
-from loradesk_engine.model.linear import Linear, project
+from loradesk_engine.model.linear import Projection
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -21,45 +21,34 @@ class Mlp(Protocol):
 
 
 class GatedMlp:
-    """down(activation(gate(x)) * up(x)): Llama and most others."""
+    """down(activation(gate(x)) * up(x)): Llama and most others. gate_up gives gate and up side by side."""
 
-    def __init__(self, gate: Linear, up: Linear, down: Linear, activation: Activation) -> None:
-        self._gate, self._up, self._down, self._activation = gate, up, down, activation
-
-    def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
-        gated = self._activation(project(self._gate, x, delta)) * project(self._up, x, delta)
-        return project(self._down, gated, delta)
-
-
-class FusedMlp:
-    """The same with gate and up in one linear, gate first: Phi-3."""
-
-    def __init__(self, gate_up: Linear, down: Linear, activation: Activation) -> None:
+    def __init__(self, gate_up: Projection, down: Projection, activation: Activation) -> None:
         self._gate_up, self._down, self._activation = gate_up, down, activation
 
     def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
-        gate, up = project(self._gate_up, x, delta).chunk(2, dim=-1)
-        return project(self._down, self._activation(gate) * up, delta)
+        gate, up = self._gate_up(x, delta).chunk(2, dim=-1)
+        return self._down(self._activation(gate) * up, delta)
 
 
 class PlainMlp:
     """second(activation(first(x))): Phi-2, StarCoder2."""
 
-    def __init__(self, first: Linear, second: Linear, activation: Activation) -> None:
+    def __init__(self, first: Projection, second: Projection, activation: Activation) -> None:
         self._first, self._second, self._activation = first, second, activation
 
     def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
-        return project(self._second, self._activation(project(self._first, x, delta)), delta)
+        return self._second(self._activation(self._first(x, delta)), delta)
 
 
 class ExpertsMlp:
     """Mixtral's: each token goes to its best experts, weighted by their shares among one another."""
 
-    def __init__(self, router: Linear, experts: Sequence[GatedMlp], experts_per_token: int) -> None:
+    def __init__(self, router: Projection, experts: Sequence[GatedMlp], experts_per_token: int) -> None:
         self._router, self._experts, self._experts_per_token = router, experts, experts_per_token
 
     def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
-        shares = torch.softmax(project(self._router, x, delta).float(), dim=-1)
+        shares = torch.softmax(self._router(x, delta).float(), dim=-1)
         weights, chosen = torch.topk(shares, self._experts_per_token, dim=-1)  # [rows, experts_per_token]
         weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype)
         out = torch.zeros_like(x)
