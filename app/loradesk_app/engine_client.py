@@ -28,11 +28,14 @@ _SIGNALS = {
     "AdaptersActivated": "adapters_activated",
     "AdaptersChanged": "adapters_changed",
     "CommandFailed": "command_failed",
+    "RequestQueued": "request_queued",
     "RequestStarted": "request_started",
     "TokensGenerated": "tokens_generated",
     "RequestFinished": "request_finished",
     "RequestFailed": "request_failed",
     "MemoryMeasured": "memory_measured",
+    "MemoryEstimated": "memory_estimated",
+    "EstimateFailed": "estimate_failed",
     "WorkerReady": "worker_ready",
     "WorkerClosed": "worker_closed",
 }
@@ -65,11 +68,14 @@ class EngineClient(QObject):
     adapters_activated = Signal(object)
     adapters_changed = Signal(object)
     command_failed = Signal(object)
+    request_queued = Signal(object)
     request_started = Signal(object)
     tokens_generated = Signal(object)  # one a frame and request, however many the engine sent
     request_finished = Signal(object)
     request_failed = Signal(object)
     memory_measured = Signal(object)
+    memory_estimated = Signal(object)
+    estimate_failed = Signal(object)
     worker_ready = Signal(object)
     worker_closed = Signal(object)
     loading_changed = Signal(bool)

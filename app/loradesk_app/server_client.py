@@ -9,7 +9,6 @@ from PySide6.QtCore import QObject, Signal
 from loradesk_app.background import Background
 
 if TYPE_CHECKING:
-    from loradesk_engine.events import Event
     from loradesk_engine.serving.http import HttpServer
 
 STOP_SECONDS = 5.0
@@ -27,30 +26,20 @@ class ServerClient(QObject):
         super().__init__(parent)
         self._background = background
         self._server: HttpServer | None = None
-        self._known: dict[str, Event] = {}
 
     @property
     def running(self) -> bool:
         return self._server is not None
 
-    def note(self, event: Event) -> None:
-        """What the window was told of the model: a server that starts later must know it too."""
-        name = type(event).__name__
-        if name in ("ModelLoaded", "ModelUnloaded"):
-            self._known.clear()
-        if name != "ModelUnloaded":
-            self._known[name] = event
-
     def start(self, worker: Any, port: int, with_key: bool) -> None:
         """Start it; `started` or `failed` follows."""
-        known = tuple(self._known.values())
 
         def begin() -> HttpServer:
             from loradesk_engine.serving.http import HttpServer, ServerOptions
             from loradesk_engine.serving.http.keys import own_key
 
             options = ServerOptions(port=port, key=own_key() if with_key else None)
-            server = HttpServer(worker, options, known=known, on_record=self.request_answered.emit)
+            server = HttpServer(worker, options, on_record=self.request_answered.emit)
             server.start()
             return server
 

@@ -10,6 +10,7 @@ from typing import Literal
 from loradesk_engine.errors import RequestError
 
 AdapterMode = Literal["none", "lora", "xlora"]
+Quantize = Literal["none", "nf4", "fp4", "int8"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class LoadSettings:
         ordering: path of the ordering file; optional for `lora` and for PEFT-format X-LoRA checkpoints.
         device: `auto` takes CUDA, then MPS, then the CPU.
         dtype: `auto` takes bfloat16 on CUDA and float32 elsewhere while that fits.
+        quantize: what bitsandbytes makes of the linears of a 16- or 32-bit checkpoint while they load.
         context: tokens a sequence may hold; None takes the model's own, at most 8,192.
         tgt_non_granular_index: X-LoRA: scalings are frozen after this many completion tokens.
         token: access token for gated repositories.
@@ -52,6 +54,7 @@ class LoadSettings:
     ordering: str | None = None
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Quantize = "none"
     context: int | None = None
     tgt_non_granular_index: int | None = None
     token: str | None = field(default=None, repr=False)
@@ -179,6 +182,13 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Tell how much memory a load would take, from headers alone; a newer one replaces those that wait."""
+
+    settings: LoadSettings
+
+
+@dataclass(frozen=True)
 class Unload:
     """Let go of the model and its memory."""
 
@@ -200,23 +210,30 @@ class Activate:
     """Set the active adapters: name -> weight; adapters not named become inactive.
 
     In X-LoRA mode the weights multiply the classifier's scalings: 1 leaves an expert as trained, 0 mutes it.
+
+    Attributes:
+        weights: the wished ones.
+        tag: comes back in the event that tells the outcome, so that who waits for it knows it from another's.
     """
 
     weights: Mapping[str, float]
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class AddAdapter:
-    """Load one more LoRA adapter beside those that are there; it starts inactive."""
+    """Load one more LoRA adapter beside those that are there; it starts inactive. `tag` as in `Activate`."""
 
     adapter: AdapterSource
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class RemoveAdapter:
-    """Let go of one LoRA adapter."""
+    """Let go of one LoRA adapter. `tag` as in `Activate`."""
 
     name: str
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +243,7 @@ class Close:
 
 Command = (
     Load
+    | Estimate
     | Unload
     | CancelLoad
     | ChatRequest

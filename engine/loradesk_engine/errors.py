@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from os import PathLike, fspath
 
+MAX_CHARACTERS = 2000  # of a part of a message: what a file holds may be quoted in it
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
 
 class LoradeskError(Exception):
     """Base of the hierarchy.
@@ -27,10 +30,10 @@ class LoradeskError(Exception):
         field: str | None = None,
         remedy: str | None = None,
     ) -> None:
-        self.problem = problem
-        self.file = fspath(file) if file is not None else None
-        self.field = field
-        self.remedy = remedy
+        self.problem = _shown(problem)
+        self.file = _shown(fspath(file)) if file is not None else None
+        self.field = None if field is None else _shown(field, 300)
+        self.remedy = None if remedy is None else _shown(remedy)
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -40,6 +43,12 @@ class LoradeskError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.problem, self.file, self.field, self.remedy))
+
+
+def _shown(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """A text that may come from a file, of a length that can be read and without a terminal's control characters."""
+    cut = text if len(text) <= limit else f"{text[: limit - 20]} … {text[-17:]}"
+    return cut.translate(_CONTROLS)
 
 
 def _rebuild(
@@ -77,7 +86,19 @@ class HubError(LoradeskError):
 
 
 class RequestError(LoradeskError):
-    """A request's parameters are out of range, or it does not fit the model's context."""
+    """A request's parameters are out of range, or it does not fit the model."""
+
+
+class ContextLengthError(RequestError):
+    """A prompt does not fit into the context."""
+
+
+class NoModelError(RequestError):
+    """There is no model to answer with, or it went away under a request."""
+
+
+class BusyError(LoradeskError):
+    """It cannot be done while requests run; it can be when they have ended."""
 
 
 class MemoryShortageError(LoradeskError):

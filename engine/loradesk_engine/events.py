@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from loradesk_engine.commands import AdapterMode
+from loradesk_engine.commands import AdapterMode, LoadSettings
 from loradesk_engine.errors import LoradeskError
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -142,23 +142,37 @@ class LoadCancelled:
 
 @dataclass(frozen=True)
 class AdaptersActivated:
-    """The active adapters are now these: name -> weight; an absent name is inactive."""
+    """The active adapters are now these: name -> weight; an absent name is inactive.
+
+    Attributes:
+        tag: of the `Activate` that brought it about.
+    """
 
     weights: Mapping[str, float]
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class AdaptersChanged:
-    """Adapters were added or removed at run time."""
+    """Adapters were added or removed at run time; `tag` is the command's."""
 
     adapters: tuple[AdapterInfo, ...]
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class CommandFailed:
-    """A command other than a load or a request could not be carried out; nothing changed."""
+    """A command other than a load or a request could not be carried out; nothing changed. `tag` is the command's."""
 
     problem: Problem
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class RequestQueued:
+    """A request was checked and waits for its turn; what is wrong with it has been told before this."""
+
+    request_id: str
 
 
 @dataclass(frozen=True)
@@ -179,16 +193,41 @@ class RequestStarted:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Log-probabilities of one completion token, over the whole vocabulary before any cut.
+    """Log-probability of a token, over the whole vocabulary before any cut.
 
     Attributes:
-        token_id, logprob: the sampled token.
-        top: the likeliest (token id, logprob), best first.
+        token_id, logprob: the token.
+        data: the bytes it stands for; a character may be spread over several tokens.
+        top: the likeliest tokens in its place, best first; they have no `top` of their own.
     """
 
     token_id: int
     logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    data: bytes
+    top: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The token by itself; parts of characters are shown as U+FFFD."""
+        return self.data.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """How often X-LoRA's look-ahead was right so far in an answer.
+
+    Attributes:
+        hits: tokens whose scalings were ready, because the base model had guessed them.
+        misses: tokens that needed a scaling pass of their own, because it had guessed another one.
+    """
+
+    hits: int
+    misses: int
+
+    @property
+    def rate(self) -> float:
+        """Share of right guesses, 0 to 1."""
+        return self.hits / (self.hits + self.misses)
 
 
 @dataclass(frozen=True)
@@ -204,6 +243,7 @@ class TokensGenerated:
         scaling_token_texts: the n tokens that these scalings belong to.
         scalings_start: index of the first of them in the whole sequence (prompt and answer).
         logprobs: one for each token id, if asked for.
+        look_ahead: guesses so far; None where nothing has been guessed.
     """
 
     request_id: str
@@ -214,6 +254,7 @@ class TokensGenerated:
     scaling_token_texts: tuple[str, ...] = ()
     scalings_start: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    look_ahead: LookAhead | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +267,7 @@ class RequestFinished:
         prompt_tokens, completion_tokens, cached_tokens: counts.
         first_token_seconds: from admission to the first token.
         tokens_per_second: decoding speed after the first token; 0 for a single token.
+        look_ahead: guesses of the whole answer; None where nothing was guessed.
     """
 
     request_id: str
@@ -236,6 +278,7 @@ class RequestFinished:
     cached_tokens: int
     first_token_seconds: float
     tokens_per_second: float
+    look_ahead: LookAhead | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +305,63 @@ class MemoryMeasured:
 
 
 @dataclass(frozen=True)
+class MemoryPart:
+    """One thing that a load will hold.
+
+    Attributes:
+        name: for showing.
+        nbytes: its size.
+        already_held: whether the model in use has it and both will share it.
+    """
+
+    name: str
+    nbytes: int
+    already_held: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a load will hold, against what is free.
+
+    Attributes:
+        device, dtype, context: what the settings come to on this machine.
+        parts: the largest things first to load: weights, caches, adapters, working memory.
+        free: bytes that are free on the device now.
+    """
+
+    device: str
+    dtype: str
+    context: int
+    parts: tuple[MemoryPart, ...]
+    free: int
+
+    @property
+    def needed(self) -> int:
+        """Bytes that are taken beside what is held already."""
+        return sum(part.nbytes for part in self.parts if not part.already_held)
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.free
+
+
+@dataclass(frozen=True)
+class MemoryEstimated:
+    """An estimate that was asked for, by its settings."""
+
+    settings: LoadSettings
+    estimate: MemoryEstimate
+
+
+@dataclass(frozen=True)
+class EstimateFailed:
+    """Nothing can be said of these settings: a file is not here yet, or something is wrong with it."""
+
+    settings: LoadSettings
+    problem: Problem
+
+
+@dataclass(frozen=True)
 class WorkerClosed:
     """The worker thread is about to end; the last event it sends."""
 
@@ -284,11 +384,14 @@ Event = (
     | AdaptersActivated
     | AdaptersChanged
     | CommandFailed
+    | RequestQueued
     | RequestStarted
     | TokensGenerated
     | RequestFinished
     | RequestFailed
     | MemoryMeasured
+    | MemoryEstimated
+    | EstimateFailed
     | WorkerReady
     | WorkerClosed
 )

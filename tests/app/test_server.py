@@ -15,9 +15,10 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 
-from loradesk_app.server.log_model import COL_ADAPTERS, COL_REQUEST, COL_STATUS, LogModel
+from loradesk_app.server.log_model import COL_DETAILS, COL_REQUEST, COL_SECONDS, COL_STATUS, LogModel
 from loradesk_app.server.snippets import LANGUAGES, snippet
 from loradesk_engine.demo import demo_settings
+from loradesk_engine.events import CommandFailed, Problem
 from loradesk_engine.serving.http.record import RequestRecord
 from loradesk_engine.serving.worker import EngineWorker
 
@@ -132,13 +133,48 @@ def test_a_port_in_use_is_said_and_the_window_lives_on(qtbot, window, tmp_path, 
     assert window.server_dialog.toggle.isEnabled()
 
 
-def test_the_log_keeps_the_newest(qtbot):
-    model = LogModel()
+def test_the_log_keeps_the_newest(qtbot, theme):
+    model = LogModel(theme)
     for number in range(600):
         model.add(RequestRecord(0.0, "127.0.0.1:1", "GET", f"/{number}", 200, adapters={"a": 1.0, "b": 0.5}))
     assert model.rowCount() == 500
     assert model.index(0, COL_REQUEST).data() == "GET /599"
-    assert model.index(0, COL_ADAPTERS).data() == "a, b 0.5"
+    assert model.index(0, COL_DETAILS).data() == "a, b 0.5"
+    model.add(RequestRecord(0.0, "127.0.0.1:1", "GET", "/x", 401, note="A key is needed."))
+    assert model.index(0, COL_DETAILS).data() == "A key is needed."
+    assert model.index(0, COL_STATUS).data(Qt.ItemDataRole.ForegroundRole) == theme.color("danger")
+    assert model.index(1, COL_STATUS).data(Qt.ItemDataRole.ForegroundRole) is None
+
+
+def test_the_window_shows_what_counts_now(served, qtbot):
+    dialog = served.server_dialog
+    assert not dialog.port.isVisible()
+    assert dialog.url.isVisible()
+    assert dialog.key.isVisible()
+    assert not dialog.table.isVisible()  # nothing was asked yet
+    in_background(qtbot, served, lambda: call(dialog, QUESTION, dialog.key.text()))
+    qtbot.waitUntil(dialog.table.isVisible)
+    for width, hidden in ((440, True), (720, False)):
+        dialog.resize(width, 640)
+        qtbot.waitUntil(lambda hidden=hidden: dialog.table.isColumnHidden(COL_SECONDS) == hidden)
+        header = dialog.table.horizontalHeader()
+        assert header.sectionSize(COL_REQUEST) > 100
+    with qtbot.waitSignal(served.server.stopped, timeout=SECONDS):
+        qtbot.mouseClick(dialog.toggle, Qt.MouseButton.LeftButton)
+    assert dialog.port.isVisible()
+    assert not dialog.url.isVisible()
+    qtbot.mouseClick(dialog.clear_log, Qt.MouseButton.LeftButton)
+    assert not dialog.table.isVisible()
+
+
+def test_a_program_that_fails_to_activate_is_no_matter_of_the_window(qtbot, window, worker):
+    problem = Problem("AdapterError", "There is no adapter 'x'.")
+    worker.tell(CommandFailed(problem, "of a program"))
+    window.client.drain()
+    assert not window.banner.isVisible()
+    worker.tell(CommandFailed(problem))
+    window.client.drain()
+    assert window.banner.isVisible()
 
 
 @pytest.mark.parametrize("language", [language for language, _ in LANGUAGES])

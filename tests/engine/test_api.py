@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from loradesk_engine import Engine
-from loradesk_engine.errors import AdapterError, HubError, LoradeskError, RequestError
+from loradesk_engine.errors import AdapterError, BusyError, HubError, LoradeskError, NoModelError, RequestError
 
 ENDLESS = {"ignore_end": True, "max_tokens": 12}
 
@@ -67,6 +68,39 @@ def test_several_requests_at_once_from_several_threads(lora: Engine) -> None:
     assert all(text == alone[name] for name, text in found.values())
 
 
+def test_every_thread_gets_the_answer_to_its_own_command(lora: Engine) -> None:
+    names = [adapter.name for adapter in lora.adapters]
+    wrong: list[str] = []
+
+    def toggle(number: int) -> None:
+        for turn in range(20):
+            if (number + turn) % 2:
+                lora.activate_adapters({names[number % len(names)]: 0.25})  # raises if another's failure came here
+                continue
+            mine = f"nobody_{number}_{turn}"
+            try:
+                lora.activate_adapters([mine])
+                wrong.append(f"{mine} was taken")
+            except AdapterError as problem:
+                if mine not in str(problem):
+                    wrong.append(f"{mine} got {problem}")
+
+    def run(number: int) -> None:
+        try:
+            toggle(number)
+        except LoradeskError as problem:
+            wrong.append(f"thread {number}: {problem}")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+    assert list(lora.active_adapters.values()) == [0.25]
+    lora.activate_adapters([])
+
+
 def test_adapters_come_and_go(zoo) -> None:  # type: ignore[no-untyped-def]
     with Engine.load(str(zoo.base), adapters={"one": str(zoo.adapters["adapter_1"])}) as engine:
         assert engine.active_adapters == {"one": 1.0}
@@ -119,8 +153,39 @@ def test_a_closed_engine_says_so(zoo) -> None:  # type: ignore[no-untyped-def]
     engine = Engine.load(str(zoo.base))
     answer = engine.complete("abc", ignore_end=True)
     engine.close()
-    with pytest.raises(LoradeskError, match="closed"):
+    with pytest.raises(NoModelError, match="closed"):
         _ = answer.text
+    with pytest.raises(LoradeskError, match="closed"):
+        _ = engine.complete("abc").text
+    with pytest.raises(LoradeskError, match="closed"):
+        engine.activate_adapters([])
+
+
+def test_logprobs_carry_their_tokens(lora: Engine) -> None:
+    answer = lora.complete("abc", logprobs=3, **ENDLESS)
+    text = answer.text
+    assert b"".join(item.data for item in answer.logprobs).decode("utf-8", "replace") == text
+    assert all(len(item.top) == 3 and item.top[0].data == item.data for item in answer.logprobs)
+
+
+def test_an_answer_that_nobody_reads_leaves_nothing_behind(lora: Engine) -> None:
+    before = len(lora.worker._subscribers)
+    for _ in range(5):
+        lora.complete("abc", **ENDLESS).cancel()
+    assert lora.complete("abc", **ENDLESS).text
+    gc.collect()
+    assert len(lora.worker._subscribers) == before
+
+
+def test_adapters_stay_while_requests_run(lora: Engine, zoo) -> None:  # type: ignore[no-untyped-def]
+    answer = lora.complete("abc", ignore_end=True, max_tokens=400)
+    next(iter(answer))
+    with pytest.raises(BusyError):
+        lora.remove_adapter("wide")
+    with pytest.raises(BusyError):
+        lora.add_adapter("more", str(zoo.adapters["wide"]))
+    answer.cancel()
+    _ = answer.text
 
 
 def test_a_load_can_be_cancelled_by_its_progress(zoo) -> None:  # type: ignore[no-untyped-def]

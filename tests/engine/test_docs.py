@@ -11,7 +11,7 @@ import pytest
 from loradesk_engine.cli import build_parser, main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/guide.md"]
+PAGES = ["README.md", "docs/guide.md", "docs/python.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:

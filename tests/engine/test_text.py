@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -16,6 +17,7 @@ from loradesk_engine.formats import template as template_module
 from loradesk_engine.formats.template import ChatTemplate
 from loradesk_engine.formats.tokenizer import TextStream, Tokenizer, read_tokenizer
 from loradesk_engine.generation.stop import StopStrings
+from loradesk_resources import resource_path
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,43 @@ def test_streamed_text_is_the_text(tokenizer: Tokenizer, ids: list[int]) -> None
 def test_a_character_comes_whole_and_at_once(tokenizer: Tokenizer) -> None:
     stream = TextStream(tokenizer)
     assert [stream.add(byte) for byte in "a🦊b".encode()] == ["a", "", "", "", "🦊", "b"]
+
+
+def sentencepiece() -> Tokenizer:
+    """As Llama 2 writes it: signs for spaces, bytes for what is no piece, no space before the first word."""
+    pieces = {"<unk>": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}}
+    pieces |= {piece: 257 + place for place, piece in enumerate(["\u2581", "a", "b", "\u2581a", "ab", "é"])}
+    merges = [("\u2581", "a"), ("a", "b")]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(pieces, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    backend.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("\u2581"), tokenizers.normalizers.Replace(" ", "\u2581")]
+    )
+    steps = tokenizers.decoders
+    backend.decoder = steps.Sequence(
+        [steps.Replace("\u2581", " "), steps.ByteFallback(), steps.Fuse(), steps.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(["<s>"])
+    backend.add_tokens(["\u2581added"])
+    return Tokenizer(backend, None, "made here")
+
+
+@pytest.mark.parametrize("text", ["ab ab", "naïve é", "日本 🦊 a", "  a", "<s>ab", "a\u2581addedb", "\0\n\t"])
+def test_the_bytes_of_the_tokens_are_those_of_the_text(tokenizer: Tokenizer, text: str) -> None:
+    demo = read_tokenizer(resource_path("demo") / "base")
+    for one, first in ((tokenizer, ""), (demo, ""), (sentencepiece(), " ")):
+        ids = one.encode(text)
+        data = b"".join(map(one.token_bytes, ids))
+        assert data.removeprefix(first.encode()).decode() == one.decode(ids, skip_special_tokens=False)
+        assert [one.token_text(token) for token in ids] == [
+            one.token_bytes(token).decode("utf-8", "replace") for token in ids
+        ]
+
+
+def test_an_id_that_only_pads_the_vocabulary_stands_for_nothing(tokenizer: Tokenizer) -> None:
+    assert tokenizer.token_bytes(tiny.VOCABULARY + 5) == b""
+    assert tokenizer.token_text(tiny.VOCABULARY + 5) == ""
 
 
 @given(
@@ -75,7 +114,6 @@ LLAMA2 = (
 
 @pytest.mark.parametrize("source", [tiny.TEMPLATE, LLAMA2, "{{ messages | tojson }}"])
 def test_templates_render_as_transformers_renders_them(source: str) -> None:
-    import tokenizers
     from transformers import PreTrainedTokenizerFast
 
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from loradesk_engine.commands import (
     Cancel,
     CancelLoad,
     ChatRequest,
+    CompletionRequest,
     Load,
     LoadSettings,
     Message,
@@ -39,6 +41,7 @@ from loradesk_engine.events import (
     Problem,
     RequestFailed,
     RequestFinished,
+    RequestQueued,
     RequestStarted,
     TokensGenerated,
     WorkerClosed,
@@ -188,7 +191,7 @@ def test_closing_while_generating_ends_the_request_and_the_thread(zoo) -> None: 
 def test_commands_that_fail_say_why_and_change_nothing(desk: Desk, zoo) -> None:  # type: ignore[no-untyped-def]
     desk.worker.send(Activate({"nobody": 1.0}))
     assert desk.until(CommandFailed) == CommandFailed(
-        Problem("RequestError", "No model is loaded.", None, None, "Load one first.")
+        Problem("NoModelError", "No model is loaded.", None, None, "Load one first.")
     )
     desk.worker.send(Load(lora_settings(zoo)))
     desk.until(ModelLoaded)
@@ -206,6 +209,66 @@ def test_commands_that_fail_say_why_and_change_nothing(desk: Desk, zoo) -> None:
     changed = desk.until(AdaptersChanged)
     assert isinstance(changed, AdaptersChanged)
     assert len(changed.adapters) == 3
+
+
+def test_a_late_subscriber_learns_how_things_stand(desk: Desk, zoo) -> None:  # type: ignore[no-untyped-def]
+    def told() -> list[Event]:
+        events, seen = desk.worker.subscribe(), []
+        while not events.empty():
+            seen.append(events.get())
+        desk.worker.unsubscribe(events)
+        assert tuple(seen) == desk.worker.standing
+        return seen
+
+    ready = desk.until(WorkerReady)
+    assert told() == [ready]
+    desk.worker.send(Load(lora_settings(zoo)))
+    loaded = desk.until(ModelLoaded)
+    assert isinstance(loaded, ModelLoaded)
+    desk.worker.send(Activate({"wide": 0.5, "adapter_1": 1.0}, "mine"))
+    desk.until(AdaptersActivated, also=lambda event: event.tag == "mine")  # type: ignore[union-attr]
+    assert told() == [ready, loaded, AdaptersActivated({"adapter_1": 1.0, "wide": 0.5})]
+    desk.worker.send(RemoveAdapter("wide", "again mine"))
+    changed = desk.until(AdaptersChanged)
+    assert isinstance(changed, AdaptersChanged)
+    assert changed.tag == "again mine"
+    left = replace(loaded.info, adapters=changed.adapters)
+    assert told() == [ready, ModelLoaded(left), AdaptersActivated({"adapter_1": 1.0})]
+    desk.worker.send(Unload())
+    desk.until(ModelUnloaded)
+    assert told() == [ready]
+    assert desk.worker.close(SECONDS)
+    assert told() == [ready, WorkerClosed()]
+
+
+def test_a_subscriber_to_one_request_hears_of_it_alone(desk: Desk, zoo) -> None:  # type: ignore[no-untyped-def]
+    desk.worker.send(Load(LoadSettings(base=str(zoo.base))))
+    desk.until(ModelLoaded)
+    mine = desk.worker.subscribe("mine")
+    for name in ("other", "mine"):
+        desk.ask(name)
+    for _ in range(2):
+        desk.until(RequestFinished)
+    assert desk.worker.close(SECONDS)
+    seen = []
+    while not mine.empty():
+        seen.append(mine.get())
+    assert {event.request_id for event in seen[:-1]} == {"mine"}
+    assert [type(event) for event in (seen[0], seen[1], seen[-2], seen[-1])] == [
+        RequestQueued, RequestStarted, RequestFinished, WorkerClosed
+    ]  # fmt: skip
+
+
+def test_a_request_is_checked_before_it_waits(desk: Desk, zoo) -> None:  # type: ignore[no-untyped-def]
+    desk.worker.send(Load(LoadSettings(base=str(zoo.base), context=8)))
+    desk.until(ModelLoaded)
+    desk.ask("too long")
+    failed = desk.until(RequestFailed, RequestQueued)
+    assert isinstance(failed, RequestFailed)
+    assert failed.problem.kind == "ContextLengthError"
+    desk.worker.send(CompletionRequest("short", "abc", Sampling(max_tokens=2, ignore_end=True)))
+    assert desk.until(RequestFailed, RequestQueued, RequestStarted) == RequestQueued("short")
+    desk.until(RequestFinished)
 
 
 def test_an_error_inside_a_step_fails_its_requests_and_nothing_else(  # type: ignore[no-untyped-def]

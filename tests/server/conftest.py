@@ -13,7 +13,7 @@ import pytest
 
 from loradesk_engine.commands import AdapterMode, Cancel, ChatRequest, Command, CompletionRequest, Load
 from loradesk_engine.demo import demo_settings
-from loradesk_engine.events import AdaptersActivated, Event, LoadFailed, ModelLoaded, RequestFinished, TokensGenerated
+from loradesk_engine.events import AdaptersActivated, Event, LoadFailed, RequestFinished, TokensGenerated
 from loradesk_engine.serving.http import HttpServer, RequestRecord, ServerOptions
 from loradesk_engine.serving.worker import EngineWorker
 
@@ -54,14 +54,13 @@ class Stage:
     """A loaded worker, and the means to put servers on it."""
 
     worker: SpyWorker
-    known: list[Event]
     servers: list[HttpServer] = field(default_factory=list)
     records: list[RequestRecord] = field(default_factory=list)
 
     def serve(self, **changes: Any) -> HttpServer:
         """Another server on the same worker."""
         options = replace(ServerOptions(port=0, key=KEY, max_tokens=1000), **changes)
-        server = HttpServer(self.worker, options, known=self.known, on_record=self.records.append)
+        server = HttpServer(self.worker, options, on_record=self.records.append)
         server.start()
         self.servers.append(server)
         return server
@@ -78,14 +77,12 @@ def load(mode: AdapterMode) -> Stage:
     events = worker.subscribe()
     worker.start()
     worker.send(Load(demo_settings(mode)))
-    known: list[Event] = []
-    while not known or not isinstance(known[-1], AdaptersActivated):
+    event: Event | None = None
+    while not isinstance(event, AdaptersActivated):
         event = events.get(timeout=60)
         assert not isinstance(event, LoadFailed), event
-        if isinstance(event, ModelLoaded | AdaptersActivated):
-            known.append(event)
     worker.unsubscribe(events)
-    return Stage(worker, known)
+    return Stage(worker)
 
 
 def stage_of(mode: AdapterMode) -> Iterator[Stage]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loradesk_engine.commands import Activate, Cancel, ChatRequest, Message, Sampling
 from loradesk_engine.serving.http import HttpServer
 from loradesk_resources import resource_path
 
@@ -123,13 +124,51 @@ def test_without_roots_no_adapter_is_loaded(client: httpx.Client) -> None:
 def test_adapters_are_not_removed_under_a_running_answer(client: httpx.Client) -> None:
     body = chat("hello", max_tokens=900, ignore_eos=True, stream=True)
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # kept: httpx closes the connection when the iterator goes
+        next(lines)
         busy = client.post("/v1/unload_lora_adapter", json={"lora_name": "bard"})
-    assert busy.status_code == 409
+        assert next(lines) is not None
+    assert (busy.status_code, busy.json()["error"]["code"]) == (409, "busy")
     assert "bard" in [model["id"] for model in client.get("/v1/models").json()["data"]]
 
 
-def test_two_clients_with_different_adapters_and_one_who_toggles(server: HttpServer, client: httpx.Client) -> None:
+def test_every_client_gets_the_answer_to_its_own_command(lora: Stage, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    server = lora.serve(adapter_roots=(str(tmp_path),))
+    wrong: list[str] = []
+    stop = threading.Event()
+
+    def window() -> None:  # its commands have no tag; half of them fail
+        while not stop.wait(0.002):
+            lora.worker.send(Activate({"nobody of the window's": 1.0}))
+            lora.worker.send(Activate({"json": 0.5}))
+
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as mine:
+            for turn in range(10):
+                good = (number + turn) % 2 == 0
+                # it is the engine that finds no adapter in the folder
+                path, body = "/activate_adapters", {"adapter_names": ["bard"]}
+                if not good:
+                    path, body = "/v1/load_lora_adapter", {"lora_name": f"own_{number}_{turn}", "lora_path": "broken"}
+                answer = mine.post(path, json=body)
+                if answer.status_code != (200 if good else 400) or "nobody" in answer.text:
+                    wrong.append(f"{number}, {turn}: {answer.status_code} {answer.text}")
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    toggler = threading.Thread(target=window)
+    for thread in (toggler, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    stop.set()
+    toggler.join(10)
+    assert not wrong
+
+
+def test_two_clients_with_different_adapters_and_two_who_toggle(
+    lora: Stage, server: HttpServer, client: httpx.Client
+) -> None:
     names = ("arithmetic", "capitals")
     long = {"max_tokens": 50, "ignore_eos": True}
     alone = {name: text_of(client, model=name, **long) for name in names}
@@ -153,14 +192,25 @@ def test_two_clients_with_different_adapters_and_one_who_toggles(server: HttpSer
                 toggles += 1
                 time.sleep(0.01)
 
-    toggler = threading.Thread(target=toggle)
+    def window() -> None:
+        """The chat pane answers in the same batch with the adapters of the moment, while its faders move."""
+        sampling = Sampling(max_tokens=900, ignore_end=True)
+        lora.worker.send(ChatRequest("pane", (Message("user", "hello"),), sampling, follow_activation=True))
+        moves = 0
+        while not stop.wait(0.01):
+            moves += 1
+            lora.worker.send(Activate({"bard": moves % 10 / 10, "arithmetic": 1.0 - moves % 10 / 10}))
+        lora.worker.send(Cancel("pane"))
+
+    togglers = [threading.Thread(target=toggle), threading.Thread(target=window)]
     askers = [threading.Thread(target=ask, args=(name,)) for name in names]
-    for thread in (toggler, *askers):
+    for thread in (*togglers, *askers):
         thread.start()
     for thread in askers:
         thread.join(120)
     stop.set()
-    toggler.join(30)
+    for thread in togglers:
+        thread.join(30)
     assert toggles > 10
     for name in names:
         assert found[name] == [(alone[name], both[name])] * 4

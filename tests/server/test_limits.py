@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -144,7 +145,8 @@ def test_too_many_answers_are_refused_with_429(strict: HttpServer) -> None:
     endless = chat("hello", n=3, max_tokens=900, ignore_eos=True, stream=True)
     with httpx.Client(base_url=strict.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=20) as client:
         with client.stream("POST", "/v1/chat/completions", json=endless) as running:
-            next(running.iter_lines())
+            lines = running.iter_lines()  # kept: httpx closes the connection when the iterator goes
+            next(lines)
             refused = client.post("/v1/chat/completions", json=chat("hello", n=2))
             assert refused.status_code == 429
             assert refused.headers["retry-after"] == "1"
@@ -181,6 +183,76 @@ def test_what_is_not_http(strict: HttpServer) -> None:
         with connect(strict.url) as link:
             link.sendall(request(strict.url, "GET", "/v1/models", Host=twice.format(strict.url[7:])))
             assert status(link) in (400, 403)
+
+
+@pytest.mark.slow
+def test_two_hundred_slow_clients_and_large_bodies_hold_up_nobody(lora: Stage) -> None:
+    """Prints how long /v1/models took meanwhile. Clients, server and engine, which answers four requests, share this
+    process and its lock.
+    """
+    server = lora.serve(header_seconds=4.0, body_seconds=4.0)
+    whole = post(server.url, "/v1/chat/completions", chat("hello"))
+    in_body = whole.index(b"\r\n\r\n") + 4
+    body = b'{"model": "' + b"x" * (8 * MIB) + b'"}'
+    counts: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def crawl() -> None:
+        """Half of them never end their headers, the others their body: a byte each in every round."""
+        links = [(connect(server.url), 0 if number % 2 else in_body) for number in range(200)]
+        for link, start in links:
+            link.sendall(whole[:start])
+        place = 0
+        while any(start + place < len(whole) - 1 for _, start in links) and not stop.wait(0.2):
+            for link, start in links:
+                with suppress(OSError):  # answered and closed by now
+                    link.send(whole[start + place : start + place + 1])
+            place += 1
+            if place * 0.2 > 6:  # longer than the server is patient
+                break
+        for link, _ in links:
+            with suppress(OSError):
+                counts[status(link)] += 1
+            link.close()
+
+    def pour() -> None:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        with httpx.Client(base_url=server.url, headers=headers, timeout=30) as client:
+            while not stop.is_set():
+                pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))
+                for content in (body, pieces):
+                    with suppress(httpx.WriteError):  # closed while the rest was still on its way
+                        counts[client.post("/v1/completions", content=content).status_code] += 1
+
+    def listen() -> None:
+        endless = chat("hello", n=4, max_tokens=900, ignore_eos=True, stream=True)
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=server.url, headers=headers, timeout=30) as client:
+            while not stop.is_set():
+                with client.stream("POST", "/v1/chat/completions", json=endless) as answer:
+                    counts[answer.status_code] += 1
+                    for _ in answer.iter_lines():
+                        if stop.is_set():
+                            break
+
+    crawler = threading.Thread(target=crawl)
+    others = [threading.Thread(target=work) for work in (pour, pour, listen)]
+    with responsive(server) as times:
+        for thread in (crawler, *others):
+            thread.start()
+        crawler.join(60)
+        stop.set()
+        for thread in others:
+            thread.join(60)
+    times.sort()
+    print(
+        f"{len(times)} times: median {times[len(times) // 2] * 1000:.0f} ms, "
+        f"99th percentile {times[len(times) * 99 // 100] * 1000:.0f} ms, answers {dict(counts)}"
+    )
+    assert counts[408] >= 190
+    assert counts[413] > 0
+    assert set(counts) <= {0, 200, 408, 413}
+    assert times[len(times) * 99 // 100] < 0.25
 
 
 def _until_idle(server: HttpServer) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 
+from loradesk_engine.formats.tokenizer import read_tokenizer
 from loradesk_engine.serving.http import HttpServer
+from loradesk_resources import resource_path
 
 from .conftest import KEY, MODEL, Stage
 
@@ -84,6 +88,42 @@ def test_log_probabilities(ai: openai.OpenAI) -> None:
     assert [item.token for item in pieces] == [item.token for item in content]
 
 
+def test_parts_of_characters_have_their_bytes(ai: openai.OpenAI) -> None:
+    """The bytes of the tokens put together are the answer, as OpenAI's reference says."""
+    fox = "🦊".encode()
+    pieces = read_tokenizer(resource_path("demo") / "base").encode("🦊")
+    assert len(pieces) > 1
+    for piece in pieces:
+        wanted = {"temperature": 0, "max_tokens": 1, "logit_bias": {str(piece): 100}}
+        chat = ai.chat.completions.create(model=MODEL, messages=QUESTION, logprobs=True, top_logprobs=20, **wanted)
+        item = chat.choices[0].logprobs.content[0]
+        assert bytes(item.bytes) in fox
+        assert len({bytes(other.bytes) for other in item.top_logprobs}) == 20
+        text = ai.completions.create(model=MODEL, prompt="Hello", logprobs=20, **wanted).choices[0].logprobs
+        assert text.tokens == ["bytes:" + "".join(f"\\x{byte:02x}" for byte in item.bytes)]
+        assert len(text.top_logprobs[0]) == 20
+
+
+def test_offsets_are_places_in_the_text(ai: openai.OpenAI) -> None:
+    answer = ai.completions.create(model=MODEL, prompt="Once upon a time", logprobs=0, **GREEDY).choices[0]
+    places = answer.logprobs.text_offset
+    for token, start in zip(answer.logprobs.tokens, places, strict=True):
+        assert answer.text[start : start + len(token)] == token
+
+
+def test_of_several_prompts_a_refused_one_is_a_plain_error(ai: openai.OpenAI, server: HttpServer) -> None:
+    prompts = ["Once upon a time"] * 3 + ["word " * 5000]
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ai.completions.create(model=MODEL, prompt=prompts, stream=stream, **GREEDY)
+        assert (caught.value.param, caught.value.code) == ("prompt", "context_length_exceeded")
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}) as plain:
+        deadline = time.monotonic() + 10
+        while "\nloradesk_generations_running 0\n" not in plain.get("/metrics").text:  # the others were cancelled
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 def test_several_choices_with_a_seed(ai: openai.OpenAI) -> None:
     wanted = {"model": MODEL, "messages": QUESTION, "temperature": 1.0, "max_tokens": 20, "n": 3, "seed": 7}
     first = ai.chat.completions.create(**wanted)
@@ -138,7 +178,7 @@ def test_errors_are_the_clients_exceptions(ai: openai.OpenAI, server: HttpServer
     assert missing.value.param == "model"
     with pytest.raises(openai.BadRequestError) as long:
         ai.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 5000}])
-    assert long.value.param == "messages"
+    assert (long.value.param, long.value.code) == ("messages", "context_length_exceeded")
     with pytest.raises(openai.BadRequestError) as tools:
         ai.chat.completions.create(
             model=MODEL, messages=QUESTION, tools=[{"type": "function", "function": {"name": "f"}}]

@@ -76,7 +76,8 @@ def test_it_prints_what_one_needs_and_stops_cleanly(tmp_path: Path) -> None:
         with httpx.stream(
             "POST", f"{url}/v1/chat/completions", json=endless, headers={"Authorization": f"Bearer {key}"}
         ) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: httpx closes the connection when the iterator goes
+            next(lines)
             process.send_signal(signal.SIGINT)
             rest, _ = process.communicate(timeout=20)
         assert process.returncode == 0

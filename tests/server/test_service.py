@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from loradesk_engine.errors import FileFormatError, LoradeskError, RequestError
+from loradesk_engine.events import AdaptersActivated
 from loradesk_engine.serving.http import HttpServer, ServerOptions
 from loradesk_engine.serving.http.keys import own_key
 from loradesk_engine.serving.worker import EngineWorker
@@ -122,8 +123,16 @@ def test_without_a_model(client: httpx.Client) -> None:
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_model")
             assert worker.close(60)
             assert client.get("/health").status_code == 503
+            answer = client.post("/lora-adapters", json=[])
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_model")
     finally:
         assert server.stop()
+    late = HttpServer(worker, ServerOptions(port=0, key=None))  # the engine has ended long since
+    late.start()
+    try:
+        assert httpx.get(f"{late.url}/health").json() == {"status": "closed"}
+    finally:
+        assert late.stop()
 
 
 def test_metrics_count(lora: Stage) -> None:
@@ -173,11 +182,18 @@ def test_what_the_window_does_is_seen(lora: Stage, client: httpx.Client) -> None
     while {item["name"]: item["scale"] for item in client.get("/lora-adapters").json()}["json"] != 0.5:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    events = lora.worker.subscribe()
     client.post("/activate_adapters", json={"adapter_names": []})
-    event = events.get(timeout=10)
-    assert event.weights == {}  # type: ignore[union-attr]
-    lora.worker.unsubscribe(events)
+    assert lora.worker.standing[-1] == AdaptersActivated({})
+
+
+def test_a_server_knows_what_was_loaded_before_it(lora: Stage, client: httpx.Client) -> None:
+    client.post("/lora-adapters", json=[{"id": 2, "scale": 0.5}])
+    late = lora.serve()
+    with httpx.Client(base_url=late.url, headers={"Authorization": f"Bearer {KEY}"}) as other:
+        assert other.get("/health").json() == {"status": "ok"}
+        assert other.get("/v1/models").json()["data"][0]["id"] == MODEL
+        assert [item["scale"] for item in other.get("/lora-adapters").json()] == [0.0, 0.0, 0.5, 0.0]
+    client.post("/activate_adapters", json={"adapter_names": []})
 
 
 def test_the_server_starts_once(lora: Stage) -> None:

@@ -18,11 +18,8 @@ from .conftest import KEY
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
 
 
-def snippet(language: str) -> str:
-    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(found) == 1
-    text: str = found[0]
-    return text
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def run(command: list[str], server: HttpServer) -> str:
@@ -33,17 +30,27 @@ def run(command: list[str], server: HttpServer) -> str:
 
 
 def test_curl(server: HttpServer) -> None:
-    assert "17 + 25 = 42." in run(["sh", "-c", snippet("sh")], server)
+    (text,) = snippets("sh")
+    assert "17 + 25 = 42." in run(["sh", "-c", text], server)
 
 
 def test_python(server: HttpServer) -> None:
-    assert run([sys.executable, "-c", snippet("python")], server) == "17 + 25 = 42.\n"
+    client, _ = snippets("python")
+    assert run([sys.executable, "-c", client], server) == "17 + 25 = 42.\n"
+
+
+def test_in_a_program(server: HttpServer) -> None:
+    _, program = snippets("python")
+    address, answer = run([sys.executable, "-c", program], server).splitlines()
+    assert address.startswith("http://127.0.0.1:")
+    assert answer == "17 + 25 = 42."
 
 
 @pytest.mark.skipif(shutil.which("rustc") is None, reason="rustc is not installed")
 def test_rust(server: HttpServer, tmp_path: Path) -> None:
+    (text,) = snippets("rust")
     source = tmp_path / "client.rs"
-    source.write_text(snippet("rust"), "utf-8")
+    source.write_text(text, "utf-8")
     subprocess.run(
         ["rustc", "--edition", "2021", "-D", "warnings", "-o", tmp_path / "client", source], check=True, timeout=120
     )

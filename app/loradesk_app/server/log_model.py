@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
+from loradesk_app.theme import Theme
+
 if TYPE_CHECKING:
     from loradesk_engine.serving.http.record import RequestRecord
 
-COL_TIME, COL_REQUEST, COL_STATUS, COL_SECONDS, COL_TOKENS, COL_ADAPTERS = range(6)
-HEADERS = ("Time", "Request", "Status", "Seconds", "Tokens", "Adapters")
+COL_TIME, COL_REQUEST, COL_STATUS, COL_SECONDS, COL_TOKENS, COL_DETAILS = range(6)
+HEADERS = ("Time", "Request", "Status", "Seconds", "Tokens", "Details")
+NUMBERS = (COL_STATUS, COL_SECONDS, COL_TOKENS)
+RIGHT = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
 MAX_ROWS = 500
 Index = QModelIndex | QPersistentModelIndex
 
@@ -19,8 +23,9 @@ Index = QModelIndex | QPersistentModelIndex
 class LogModel(QAbstractTableModel):
     """A row a request; the oldest are let go."""
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, theme: Theme, parent: QObject | None = None) -> None:
         super().__init__(parent)
+        self._theme = theme
         self._records: list[RequestRecord] = []
 
     def add(self, record: RequestRecord) -> None:
@@ -48,6 +53,8 @@ class LogModel(QAbstractTableModel):
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
             return HEADERS[section]
+        if role == Qt.ItemDataRole.TextAlignmentRole and section in NUMBERS:
+            return RIGHT
         return None
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
@@ -57,8 +64,13 @@ class LogModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             note = f"\n{record.note}" if record.note else ""
             return f"{record.method} {record.path} from {record.client}{note}"
-        if role == Qt.ItemDataRole.TextAlignmentRole and index.column() in (COL_STATUS, COL_SECONDS, COL_TOKENS):
-            return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        if role == Qt.ItemDataRole.TextAlignmentRole and index.column() in NUMBERS:
+            return RIGHT
+        if role == Qt.ItemDataRole.ForegroundRole:
+            if index.column() == COL_STATUS and record.status >= 400:
+                return self._theme.color("danger")
+            if index.column() == COL_TIME or (index.column() == COL_DETAILS and record.note):
+                return self._theme.color("muted")
         return None
 
 
@@ -73,4 +85,6 @@ def _text(record: RequestRecord, column: int) -> str:
         return f"{record.seconds:.2f}"
     if column == COL_TOKENS:
         return f"{record.prompt_tokens} + {record.completion_tokens}" if record.prompt_tokens else ""
+    if record.note:
+        return record.note
     return ", ".join(name if weight == 1 else f"{name} {weight:g}" for name, weight in record.adapters.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QFontDatabase, QGuiApplication
+from PySide6.QtGui import QFontDatabase, QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QDialog,
@@ -14,12 +14,13 @@ from PySide6.QtWidgets import (
     QHeaderView,
     QLineEdit,
     QPlainTextEdit,
+    QStackedWidget,
     QTableView,
     QVBoxLayout,
     QWidget,
 )
 
-from loradesk_app.server.log_model import COL_ADAPTERS, COL_REQUEST, COL_TIME, LogModel
+from loradesk_app.server.log_model import COL_DETAILS, COL_SECONDS, COL_TIME, COL_TOKENS, LogModel
 from loradesk_app.server.snippets import LANGUAGES, snippet
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from loradesk_engine.serving.http.record import RequestRecord
 
 DEFAULT_PORT = 8357
+WIDE = 560  # below, the log shows what was asked and what came of it, and leaves out times and counts
+MAX_COLUMN = 220  # a client may make up a path of any length
 HIDDEN_KEY = "loradesk-…"  # stands in the programs on screen; copying puts the real one in
 
 
@@ -45,11 +48,12 @@ class ServerDialog(QDialog):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle("Local server")
-        self.resize(720, 640)
+        self.resize(720, 680)
+        self.setMinimumWidth(420)
         self._url = ""
         self._key: str | None = None
         self._model = "loradesk"
-        self.log = LogModel(self)
+        self.log = LogModel(theme, self)
 
         self.state = label("", "large")
         self.url = QLineEdit()
@@ -84,7 +88,7 @@ class ServerDialog(QDialog):
         head = QHBoxLayout()
         head.addWidget(self.state, 1)
         head.addWidget(self.toggle)
-        form = QFormLayout()
+        self.form = form = QFormLayout()
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(9)
         for name, field in (
@@ -118,6 +122,7 @@ class ServerDialog(QDialog):
         self.table.setAccessibleName("Requests")
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setShowGrid(False)
+        self.table.setWordWrap(False)
         self.table.verticalHeader().hide()
         header = self.table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
@@ -125,8 +130,15 @@ class ServerDialog(QDialog):
         # the style sheet's padding is not in what a cell says it needs
         header.setSectionResizeMode(COL_TIME, QHeaderView.ResizeMode.Fixed)
         header.resizeSection(COL_TIME, self.fontMetrics().horizontalAdvance("00:00:00") + 28)
-        for column in (COL_REQUEST, COL_ADAPTERS):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
+        header.setMaximumSectionSize(MAX_COLUMN)
+        header.setSectionResizeMode(COL_DETAILS, QHeaderView.ResizeMode.Stretch)
+        nothing = label("Requests appear here when they have been answered.", "muted", wrap=True)
+        nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.requests = QStackedWidget()
+        self.requests.addWidget(nothing)
+        self.requests.addWidget(self.table)
+        self.log.rowsInserted.connect(self._show_log)
+        self.log.modelReset.connect(self._show_log)
         self.clear_log = push_button("Clear", "flat")
         self.clear_log.clicked.connect(self.log.clear)
         requests = QHBoxLayout()
@@ -141,9 +153,10 @@ class ServerDialog(QDialog):
         column.addWidget(self.problem)
         column.addLayout(form)
         column.addLayout(languages)
-        column.addWidget(self.code, 2)
+        column.addWidget(self.code, 4)
         column.addLayout(requests)
-        column.addWidget(self.table, 3)
+        column.addWidget(self.requests, 5)
+        self._show_log()
         self.show_stopped()
 
     def set_model(self, name: str) -> None:
@@ -163,7 +176,7 @@ class ServerDialog(QDialog):
     def show_started(self, url: str, key: str | None) -> None:
         """The server listens at `url`."""
         self._url, self._key = url, key
-        self.state.setText("Listening, for this machine only")
+        self.state.setText("Listening, for this machine only" if key else "Listening, for every program here")
         self.url.setText(f"{url}/v1")
         self.key.setText(key or "")
         self._arrange(running=True)
@@ -196,12 +209,8 @@ class ServerDialog(QDialog):
     def _arrange(self, *, running: bool) -> None:
         self.toggle.setEnabled(True)
         self.toggle.setText("Stop" if running else "Start")
-        self.port.setEnabled(not running)
-        for button in self.key_choice.buttons():
-            button.setEnabled(not running)
-        self.copy_url.setEnabled(running)
-        for part in (self.show_key, self.copy_key):
-            part.setEnabled(running and self._key is not None)
+        for row, shown in enumerate((not running, not running, running, running and self._key is not None)):
+            self.form.setRowVisible(row, shown)
         self.show_key.setChecked(False)
         self._show_snippet()
 
@@ -213,6 +222,15 @@ class ServerDialog(QDialog):
         self.key.setEchoMode(QLineEdit.EchoMode.Normal if shown else QLineEdit.EchoMode.Password)
         self.show_key.setText("Hide" if shown else "Show")
         self._show_snippet()
+
+    def _show_log(self) -> None:
+        self.requests.setCurrentIndex(1 if self.log.rowCount() else 0)
+        self.clear_log.setEnabled(self.log.rowCount() > 0)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        for column in (COL_TIME, COL_SECONDS, COL_TOKENS):
+            self.table.setColumnHidden(column, self.width() < WIDE)
 
     def _toggle(self) -> None:
         if self._url:

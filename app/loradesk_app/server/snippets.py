@@ -14,7 +14,8 @@ def snippet(language: str, url: str, key: str | None, model: str) -> str:
 
 
 def _curl(url: str, key: str | None, model: str) -> str:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello, who are you?"}]})
+    message = json.dumps({"role": "user", "content": "Hello, who are you?"})
+    body = f'{{\n    "model": {json.dumps(model)},\n    "messages": [{message}]\n  }}'
     authorization = f"  -H 'Authorization: Bearer {key}' \\\n" if key else ""
     return (
         f"curl {url}/v1/chat/completions \\\n"

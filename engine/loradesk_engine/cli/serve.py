@@ -9,12 +9,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from loradesk_engine.cli.estimate import print_estimate, warn_if_short
 from loradesk_engine.cli.model_options import add_model_options, load_settings
 from loradesk_engine.commands import CancelLoad, Load, LoadSettings
 from loradesk_engine.errors import LoradeskError
 
 if TYPE_CHECKING:
-    from loradesk_engine.events import Event
+    from loradesk_engine.events import ModelInfo
     from loradesk_engine.serving.http import RequestRecord, ServerOptions
     from loradesk_engine.serving.worker import EngineWorker
 
@@ -64,17 +65,20 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Handler of the subcommand; returns the exit code."""
     settings = load_settings(options)
+    if options.estimate:
+        return print_estimate(settings)
+    warn_if_short(settings)
     from loradesk_engine.serving.http import HttpServer
     from loradesk_engine.serving.worker import EngineWorker
 
     chosen, key_note = _server_options(options)
     worker = EngineWorker()
     try:
-        known = _load(worker, settings)
-        server = HttpServer(worker, chosen, known=known, on_record=None if options.quiet else _print_record)
+        info = _load(worker, settings)
+        server = HttpServer(worker, chosen, on_record=None if options.quiet else _print_record)
         server.start()
         try:
-            _introduce(server.url, server.key, key_note, known)
+            _introduce(server.url, server.key, key_note, info)
             _wait_for_end(worker)
         finally:
             server.stop()
@@ -116,18 +120,17 @@ def _server_options(options: argparse.Namespace) -> tuple[ServerOptions, str]:
     ), note
 
 
-def _load(worker: EngineWorker, settings: LoadSettings) -> list[Event]:
-    """Load the model; the events that tell what is loaded.
+def _load(worker: EngineWorker, settings: LoadSettings) -> ModelInfo:
+    """Load the model.
 
     Raises:
         LoradeskError: it cannot be loaded.
     """
-    from loradesk_engine.events import AdaptersActivated, LoadFailed, LoadProgressed, ModelLoaded, WorkerClosed
+    from loradesk_engine.events import LoadFailed, LoadProgressed, ModelLoaded, WorkerClosed
 
     events = worker.subscribe()
     worker.start()
     worker.send(Load(settings))
-    known: list[Event] = []
     stage = ""
     try:
         while True:
@@ -137,9 +140,7 @@ def _load(worker: EngineWorker, settings: LoadSettings) -> list[Event]:
                 if sys.stderr.isatty():
                     print(f"{stage} ...", file=sys.stderr)
             elif isinstance(event, ModelLoaded):
-                known.append(event)
-            elif isinstance(event, AdaptersActivated):
-                return [*known, event]
+                return event.info
             elif isinstance(event, LoadFailed):
                 problem = event.problem
                 raise LoradeskError(problem.problem, file=problem.file, field=problem.field, remedy=problem.remedy)
@@ -152,11 +153,8 @@ def _load(worker: EngineWorker, settings: LoadSettings) -> list[Event]:
         worker.unsubscribe(events)
 
 
-def _introduce(url: str, key: str | None, note: str, known: list[Event]) -> None:
+def _introduce(url: str, key: str | None, note: str, info: ModelInfo) -> None:
     """What one needs to make the first request."""
-    from loradesk_engine.events import ModelLoaded
-
-    info = next(event.info for event in known if isinstance(event, ModelLoaded))
     authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key is not None else ""
     print(f"Serving {info.name} at {url}/v1")
     if info.adapters:

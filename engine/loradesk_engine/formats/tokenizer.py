@@ -4,8 +4,11 @@ time.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from loradesk_engine.files import MAX_JSON_BYTES, read_bytes, read_json_object
 from loradesk_engine.formats.template import ChatTemplate
 
 REPLACEMENT = "\ufffd"
+WORD_SIGN = "▁"  # SentencePiece's for a space
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")  # SentencePiece's for a byte that is no piece
+MAX_GROWTH = 1000  # of a text by a normalizer's or decoder's replacements; real ones stay under 10
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -30,9 +36,14 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, template: ChatTemplate | None, file: str) -> None:
+        _refuse_growth(backend, file)
+        backend.no_truncation()  # a length that somebody trained with would cut conversations silently
+        backend.no_padding()
         self._backend = backend
         self.template = template
         self.file = file
+        self._added = frozenset(backend.get_added_tokens_decoder())
+        self._byte_level = b'"ByteLevel"' in backend.decoder.__getstate__() if backend.decoder is not None else False
 
     @property
     def vocab_size(self) -> int:
@@ -41,15 +52,29 @@ class Tokenizer:
 
     def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
         """Token ids. `special_tokens` adds what the model wants around plain text (usually a first token)."""
-        return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
+        with _library_errors(self.file):
+            return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        with _library_errors(self.file):
+            return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def token_text(self, token: int) -> str:
-        """One token by itself, special tokens too, for labels."""
-        return self.decode([token], skip_special_tokens=False)
+        """One token by itself, special tokens too, for labels; parts of characters become U+FFFD."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes that a token stands for inside a text; nothing for an id that only pads the vocabulary."""
+        piece = self._backend.id_to_token(token)
+        if piece is None:
+            return b""
+        if token in self._added:
+            return str(piece).encode()
+        if self._byte_level and all(letter in BYTE_OF for letter in piece):
+            return bytes(BYTE_OF[letter] for letter in piece)
+        byte = BYTE_PIECE.fullmatch(piece)
+        return bytes.fromhex(byte[1]) if byte else str(piece).replace(WORD_SIGN, " ").encode()
 
     def chat_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation with the template's opening of the answer.
@@ -65,6 +90,16 @@ class Tokenizer:
                 remedy="Use plain completion, or a model tuned for chat.",
             )
         return self.encode(self.template.render(messages))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The letter that stands for each byte in byte-level vocabularies: printable ones for themselves (GPT-2)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
 
 
 def read_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
@@ -92,15 +127,43 @@ def read_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 
 
 def _parse_backend(raw: bytes, path: Path) -> tokenizers.Tokenizer:
-    try:
+    with _library_errors(path):
         return tokenizers.Tokenizer.from_str(raw.decode("utf-8"))
+
+
+@contextmanager
+def _library_errors(file: str | os.PathLike[str]) -> Iterator[None]:
+    """What goes wrong inside the library as our error, its panics too: a file can bring them about, and as
+    BaseExceptions they would end the worker.
+    """
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as problem:  # a panic inside the library is a BaseException
+    except BaseException as problem:
         text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise ConfigError(
-            f"The tokenizer cannot be read: {text}.", file=path, remedy="Download or copy the file again."
+            f"The tokenizer fails: {text}.", file=file, remedy="Download or copy the file again."
         ) from None
+
+
+def _refuse_growth(backend: tokenizers.Tokenizer, file: str) -> None:
+    """Refuse steps that replace a character by a book, over and over: a short text would fill the memory."""
+    for name, step in (("normalizer", backend.normalizer), ("decoder", backend.decoder)):
+        left = [] if step is None else [json.loads(step.__getstate__())]
+        growth = 1
+        while left:
+            one = left.pop()
+            if isinstance(one, dict):
+                content = one.get("content") if one.get("type") == "Replace" else None
+                growth *= max(1, len(content)) if isinstance(content, str) else 1
+                left += one.values()
+            elif isinstance(one, list):
+                left += one
+        if growth > MAX_GROWTH:
+            raise ConfigError(
+                "Its replacements can make a text more than a thousand times as long.", file=file, field=name
+            )
 
 
 def _template_source(config: dict[str, Any], path: Path) -> str | None:

@@ -5,10 +5,9 @@ thread.
 from __future__ import annotations
 
 import queue
-import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -37,7 +36,6 @@ from loradesk_engine.errors import Cancelled, LoradeskError
 from loradesk_engine.events import (
     AdapterInfo,
     AdaptersActivated,
-    AdaptersChanged,
     CommandFailed,
     Event,
     LoadCancelled,
@@ -82,6 +80,7 @@ class Answer:
         self._scalings_start: int | None = None
         self.scaling_tokens: list[str] = []
         self._error: LoradeskError | None = None
+        weakref.finalize(self, worker.unsubscribe, events).atexit = False  # an answer that nobody reads to its end
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text as they come.
@@ -99,9 +98,7 @@ class Answer:
     def _take(self, event: Event) -> str:
         if isinstance(event, WorkerClosed):
             self._end(LoradeskError("The engine was closed."))
-        if getattr(event, "request_id", None) != self.request_id:
-            return ""
-        if isinstance(event, RequestStarted):
+        elif isinstance(event, RequestStarted):
             self.started = event
         elif isinstance(event, TokensGenerated):
             self._pieces.append(event.text)
@@ -153,12 +150,9 @@ class Answer:
 class Engine:
     """A loaded model. Use `Engine.load` or `Engine.demo`, best in a `with` statement. Thread-safe."""
 
-    def __init__(self, worker: EngineWorker, info: ModelInfo) -> None:
+    def __init__(self, worker: EngineWorker) -> None:
         self._worker = worker
-        self._info = info
-        self._active: dict[str, float] = {}
         self._last: Answer | None = None
-        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -179,8 +173,8 @@ class Engine:
             xlora: X-LoRA: folder or hub id of the checkpoint.
             ordering: path of the ordering file.
             progress: called with a sentence and a fraction (None: unknown); what it raises cancels the load.
-            options: further fields of `LoadSettings`: `device`, `dtype`, `context`, `tgt_non_granular_index`,
-                `revision`, `token`.
+            options: further fields of `LoadSettings`: `device`, `dtype`, `quantize`, `context`,
+                `tgt_non_granular_index`, `revision`, `token`.
 
         Raises:
             LoradeskError: names file, field and remedy.
@@ -209,12 +203,9 @@ class Engine:
                 event = events.get()
                 if isinstance(event, LoadProgressed) and progress is not None:
                     progress(event.stage, event.fraction)
-                elif isinstance(event, ModelLoaded):
-                    engine = cls(worker, event.info)
-                elif isinstance(event, AdaptersActivated):
-                    engine._active = dict(event.weights)
+                elif isinstance(event, AdaptersActivated):  # the last that a load tells
                     worker.unsubscribe(events)
-                    return engine
+                    return cls(worker)
                 elif isinstance(event, LoadFailed):
                     raise _error_of(event.problem)
                 elif isinstance(event, LoadCancelled):
@@ -225,6 +216,11 @@ class Engine:
             worker.send(CancelLoad())
             worker.close()
             raise
+
+    @property
+    def worker(self) -> EngineWorker:
+        """The thread behind it, for an `HttpServer` that answers with the same model."""
+        return self._worker
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -253,7 +249,7 @@ class Engine:
 
     def _ask(self, make: Callable[[str], ChatRequest | CompletionRequest]) -> Answer:
         request = make(uuid.uuid4().hex)
-        answer = Answer(self._worker, self._worker.subscribe(), request.request_id)
+        answer = Answer(self._worker, self._worker.subscribe(request.request_id), request.request_id)
         self._worker.send(request)
         self._last = answer
         return answer
@@ -263,17 +259,17 @@ class Engine:
     @property
     def info(self) -> ModelInfo:
         """What is loaded."""
-        return self._info
+        return next(event.info for event in self._worker.standing if isinstance(event, ModelLoaded))
 
     @property
     def adapters(self) -> tuple[AdapterInfo, ...]:
         """The loaded adapters."""
-        return self._info.adapters
+        return self.info.adapters
 
     @property
     def active_adapters(self) -> dict[str, float]:
         """Name -> weight of the adapters that the next request uses."""
-        return dict(self._active)
+        return next(dict(event.weights) for event in self._worker.standing if isinstance(event, AdaptersActivated))
 
     def activate_adapters(self, adapters: Adapters) -> None:
         """Set the active adapters: names, or name -> weight; those not named become inactive. It takes effect at the
@@ -282,47 +278,43 @@ class Engine:
         Raises:
             AdapterError: a name is not loaded or a weight is out of range; nothing changes then.
         """
-        event = self._command(Activate(_weights(adapters) or {}), AdaptersActivated)
-        self._active = dict(event.weights)
+        weights = _weights(adapters) or {}
+        self._command(lambda tag: Activate(weights, tag))
 
     def add_adapter(self, name: str, source: str) -> None:
         """Load one more LoRA adapter; it starts inactive.
 
         Raises:
             AdapterError, FileFormatError, HubError: it cannot be used; nothing changes then.
+            BusyError: requests are running.
         """
-        event = self._command(AddAdapter(AdapterSource(name, source)), AdaptersChanged)
-        self._set_adapters(event.adapters)
+        self._command(lambda tag: AddAdapter(AdapterSource(name, source), tag))
 
     def remove_adapter(self, name: str) -> None:
         """Let go of a LoRA adapter.
 
         Raises:
-            AdapterError: there is none, or requests are running.
+            AdapterError: there is none.
+            BusyError: requests are running.
         """
-        event = self._command(RemoveAdapter(name), AdaptersChanged)
-        self._set_adapters(event.adapters)
-        self._active.pop(name, None)
+        self._command(lambda tag: RemoveAdapter(name, tag))
 
-    def _set_adapters(self, adapters: tuple[AdapterInfo, ...]) -> None:
-        self._info = replace(self._info, adapters=adapters)
-
-    def _command(self, command: Command, kind: type[Any]) -> Any:
-        """Send a command and wait for its event; one at a time, so that it is this command's."""
-        with self._lock:
-            events = self._worker.subscribe()
-            try:
-                self._worker.send(command)
-                while True:
-                    event = events.get()
-                    if isinstance(event, kind):
-                        return event
+    def _command(self, make: Callable[[str], Command]) -> None:
+        """Send a command and wait until it has been carried out; its tag tells its event from those of others."""
+        tag = uuid.uuid4().hex
+        events = self._worker.subscribe()
+        try:
+            self._worker.send(make(tag))
+            while True:
+                event = events.get()
+                if isinstance(event, WorkerClosed):
+                    raise LoradeskError("The engine is closed.")
+                if getattr(event, "tag", None) == tag:
                     if isinstance(event, CommandFailed):
                         raise _error_of(event.problem)
-                    if isinstance(event, WorkerClosed):
-                        raise LoradeskError("The engine is closed.")
-            finally:
-                self._worker.unsubscribe(events)
+                    return
+        finally:
+            self._worker.unsubscribe(events)
 
     @property
     def scalings(self) -> npt.NDArray[np.float32] | None:

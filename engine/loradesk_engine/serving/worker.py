@@ -7,11 +7,10 @@ requests.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from loradesk_engine.commands import (
@@ -23,13 +22,15 @@ from loradesk_engine.commands import (
     Close,
     Command,
     CompletionRequest,
+    Estimate,
     Load,
     RemoveAdapter,
     Unload,
 )
-from loradesk_engine.errors import Cancelled, LoradeskError, RequestError
+from loradesk_engine.errors import Cancelled, LoradeskError, NoModelError
 from loradesk_engine.events import (
     AdaptersActivated,
+    AdaptersChanged,
     CommandFailed,
     Event,
     LoadCancelled,
@@ -39,9 +40,11 @@ from loradesk_engine.events import (
     ModelUnloaded,
     Problem,
     RequestFailed,
+    RequestQueued,
     WorkerClosed,
     WorkerReady,
 )
+from loradesk_engine.serving.estimator import Estimator
 
 if TYPE_CHECKING:
     from loradesk_engine.generation.engine import EngineCore
@@ -74,29 +77,44 @@ class EngineWorker:
 
     def __init__(self) -> None:
         self._commands: queue.SimpleQueue[Command | _LoadDone] = queue.SimpleQueue()
-        self._subscribers: list[queue.SimpleQueue[Event]] = []
+        self._subscribers: dict[queue.SimpleQueue[Event], str | None] = {}  # queue -> the request it is for
+        self._standing: dict[type[Event], Event] = {}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="loradesk-engine", daemon=True)
         self._engine: EngineCore | None = None
         self._job: _LoadJob | None = None
         self._next_load: Load | None = None
         self._last_memory = 0.0
+        self._estimator = Estimator(self._emit)
 
     def start(self) -> None:
         """Start the thread; it imports torch and then sends `WorkerReady`."""
         self._thread.start()
 
-    def subscribe(self) -> queue.SimpleQueue[Event]:
-        """A queue that receives every event from now on."""
+    def subscribe(self, request_id: str | None = None) -> queue.SimpleQueue[Event]:
+        """A queue that receives every event from now on, after those of `standing`; or only what concerns one request:
+        its own events and `WorkerClosed`.
+        """
         subscriber: queue.SimpleQueue[Event] = queue.SimpleQueue()
         with self._lock:
-            self._subscribers.append(subscriber)
+            for event in self._standing.values():
+                if _concerns(event, request_id):
+                    subscriber.put(event)
+            self._subscribers[subscriber] = request_id
         return subscriber
+
+    @property
+    def standing(self) -> tuple[Event, ...]:
+        """How things stand, as the events that told it: `WorkerReady`, `ModelLoaded` with the adapters as they are now,
+        `AdaptersActivated`, `WorkerClosed`, each once it has come about. After the end they tell of the last model.
+        """
+        with self._lock:
+            return tuple(self._standing.values())
 
     def unsubscribe(self, subscriber: queue.SimpleQueue[Event]) -> None:
         """Send no more events to a queue."""
-        with self._lock, contextlib.suppress(ValueError):
-            self._subscribers.remove(subscriber)
+        with self._lock:
+            self._subscribers.pop(subscriber, None)
 
     def send(self, command: Command) -> None:
         """Queue a command; what comes of it is told by events."""
@@ -129,8 +147,9 @@ class EngineWorker:
                     self._step(self._engine)
         finally:
             self._end_loading()
+            self._estimator.end()
             if self._engine is not None:
-                self._emit(*self._engine.end_all(RequestError("The engine was closed.")))
+                self._emit(*self._engine.end_all(NoModelError("The engine was closed.")))
                 self._engine = None
             self._emit(WorkerClosed())
 
@@ -169,9 +188,26 @@ class EngineWorker:
 
     def _emit(self, *events: Event) -> None:
         with self._lock:
-            for subscriber in self._subscribers:
-                for event in events:
-                    subscriber.put(event)
+            for event in events:
+                self._keep(event)
+                for subscriber, request_id in self._subscribers.items():
+                    if _concerns(event, request_id):
+                        subscriber.put(event)
+
+    def _keep(self, event: Event) -> None:
+        """Keep what later subscribers must know."""
+        match event:
+            case WorkerReady() | ModelLoaded() | WorkerClosed():
+                self._standing[type(event)] = event
+            case AdaptersActivated():
+                self._standing[AdaptersActivated] = replace(event, tag=None)
+            case AdaptersChanged(adapters):
+                loaded = self._standing[ModelLoaded]
+                assert isinstance(loaded, ModelLoaded)
+                self._standing[ModelLoaded] = ModelLoaded(replace(loaded.info, adapters=adapters))
+            case ModelUnloaded():
+                self._standing.pop(ModelLoaded, None)
+                self._standing.pop(AdaptersActivated, None)
 
     def _measure_memory(self, *, idle: bool) -> None:
         now = time.monotonic()
@@ -184,6 +220,8 @@ class EngineWorker:
             match command:
                 case Load():
                     self._start_load(command)
+                case Estimate(settings):
+                    self._estimator.ask(settings, self._engine)
                 case CancelLoad():
                     self._cancel_load()
                 case _LoadDone():
@@ -196,18 +234,19 @@ class EngineWorker:
                     if self._engine is not None:
                         self._engine.cancel(request_id)
                 case Activate(weights):
-                    self._emit(self._need_engine().activate(weights))
+                    self._emit(replace(self._need_engine().activate(weights), tag=command.tag))
                 case AddAdapter(adapter):
-                    self._emit(self._need_engine().add_adapter(adapter))
+                    self._emit(replace(self._need_engine().add_adapter(adapter), tag=command.tag))
                 case RemoveAdapter(name):
                     engine = self._need_engine()
-                    self._emit(engine.remove_adapter(name), AdaptersActivated(dict(engine.active)))
+                    changed = replace(engine.remove_adapter(name), tag=command.tag)
+                    self._emit(AdaptersActivated(dict(engine.active)), changed)
         except Exception as problem:  # whatever a command does wrong, the thread and the model stay
-            self._emit(CommandFailed(Problem.of(problem)))
+            self._emit(CommandFailed(Problem.of(problem), getattr(command, "tag", None)))
 
     def _need_engine(self) -> EngineCore:
         if self._engine is None:
-            raise RequestError("No model is loaded.", remedy="Load one first.")
+            raise NoModelError("No model is loaded.", remedy="Load one first.")
         return self._engine
 
     def _submit(self, request: ChatRequest | CompletionRequest) -> None:
@@ -215,6 +254,8 @@ class EngineWorker:
             self._need_engine().submit(request)
         except Exception as problem:
             self._emit(RequestFailed(request.request_id, Problem.of(problem)))
+        else:
+            self._emit(RequestQueued(request.request_id))
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
@@ -266,7 +307,7 @@ class EngineWorker:
             self._emit(LoadFailed(_load_problem(done.error), kept))
         else:
             if self._engine is not None:
-                self._emit(*self._engine.end_all(RequestError("Another model was loaded.")))
+                self._emit(*self._engine.end_all(NoModelError("Another model was loaded.")))
             self._engine = done.engine
             self._engine.enter_thread()
             self._emit(
@@ -278,9 +319,15 @@ class EngineWorker:
 
     def _unload(self) -> None:
         if self._engine is not None:
-            self._emit(*self._engine.end_all(RequestError("The model was unloaded.")))
+            self._emit(*self._engine.end_all(NoModelError("The model was unloaded.")))
             self._engine = None
         self._emit(ModelUnloaded())
+
+
+def _concerns(event: Event, request_id: str | None) -> bool:
+    if request_id is None or isinstance(event, WorkerClosed):
+        return True
+    return getattr(event, "request_id", None) == request_id
 
 
 def _load_problem(error: BaseException | None) -> Problem:

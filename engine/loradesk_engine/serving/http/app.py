@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from loradesk_engine.commands import Activate, AdapterSource, AddAdapter, RemoveAdapter
-from loradesk_engine.events import AdaptersActivated, AdaptersChanged, Event
 from loradesk_engine.serving.http import metrics as metrics_module
 from loradesk_engine.serving.http.body import StrictRoute, refusal_of
 from loradesk_engine.serving.http.dialect import ChatDialect, Dialect, TextDialect
@@ -36,7 +35,6 @@ from loradesk_engine.serving.http.schemas import (
     UnloadAdapterBody,
 )
 from loradesk_engine.serving.http.stream import EventStream, while_connected
-from loradesk_engine.serving.http.vocabulary import Vocabulary
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "A field is wrong; `param` names it"},
@@ -65,7 +63,6 @@ def build_app(feed: Feed, options: ServerOptions, metrics: Metrics) -> FastAPI:
         dependencies=[Security(HTTPBearer(auto_error=False, description="The server's key"))],
     )
     app.router.route_class = StrictRoute
-    app.state.vocabulary = Vocabulary()
     _add_error_handlers(app)
     _add_generation(app, feed, options)
     _add_models(app, feed)
@@ -106,8 +103,6 @@ def _add_generation(app: FastAPI, feed: Feed, options: ServerOptions) -> None:
     async def answer(request: Request, job: Job, dialect: Dialect) -> Response:
         record = request.state.record
         record.model = job.model
-        if job.alternatives:
-            await app.state.vocabulary.prepare(feed.info)
         headers = {"X-Loradesk-Ignored": ", ".join(job.ignored)} if job.ignored else {}
         generation = Generation(feed, job, options, record)
         if job.stream:
@@ -134,13 +129,13 @@ def _add_generation(app: FastAPI, feed: Feed, options: ServerOptions) -> None:
     async def chat_completions(request: Request, body: ChatBody) -> Response:
         """Answer a conversation, whole or as a stream."""
         job = chat_job(body, feed.info, options)
-        return await answer(request, job, ChatDialect(job, app.state.vocabulary))
+        return await answer(request, job, ChatDialect(job))
 
     @app.post("/v1/completions", tags=["OpenAI"], response_model=None)
     async def completions(request: Request, body: CompletionBody) -> Response:
         """Continue texts or token ids, whole or as a stream."""
         job = completion_job(body, feed.info, options)
-        return await answer(request, job, TextDialect(job, app.state.vocabulary))
+        return await answer(request, job, TextDialect(job))
 
 
 def _add_models(app: FastAPI, feed: Feed) -> None:
@@ -170,12 +165,7 @@ def _add_models(app: FastAPI, feed: Feed) -> None:
 
 def _add_adapters(app: FastAPI, feed: Feed, options: ServerOptions) -> None:
     async def activate(weights: dict[str, float]) -> None:
-        wanted = {name: weight for name, weight in weights.items() if weight}
-
-        def done(event: Event) -> bool:
-            return isinstance(event, AdaptersActivated) and dict(event.weights) == wanted
-
-        await feed.command(Activate(weights), done, options.command_seconds)
+        await feed.command(lambda tag: Activate(weights, tag), options.command_seconds)
 
     @app.post("/activate_adapters", tags=["mistral.rs"])
     async def activate_adapters(body: ActivateBody) -> Response:
@@ -208,11 +198,8 @@ def _add_adapters(app: FastAPI, feed: Feed, options: ServerOptions) -> None:
         folder = allowed_folder(body.lora_path, options.adapter_roots)
         if body.lora_name in names_of(feed.info) or (feed.info is not None and body.lora_name == feed.info.name):
             raise Refusal(400, "This name is taken already.", param="lora_name", code="invalid_value")
-
-        def done(event: Event) -> bool:
-            return isinstance(event, AdaptersChanged) and any(item.name == body.lora_name for item in event.adapters)
-
-        await feed.command(AddAdapter(AdapterSource(body.lora_name, str(folder))), done, options.command_seconds)
+        source = AdapterSource(body.lora_name, str(folder))
+        await feed.command(lambda tag: AddAdapter(source, tag), options.command_seconds)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter", tags=["vLLM"])
@@ -220,11 +207,7 @@ def _add_adapters(app: FastAPI, feed: Feed, options: ServerOptions) -> None:
         """Let go of an adapter."""
         if body.lora_name not in names_of(feed.info):
             raise Refusal(404, "There is no such adapter.", param="lora_name", code="adapter_not_found")
-
-        def done(event: Event) -> bool:
-            return isinstance(event, AdaptersChanged) and all(item.name != body.lora_name for item in event.adapters)
-
-        await feed.command(RemoveAdapter(body.lora_name), done, options.command_seconds)
+        await feed.command(lambda tag: RemoveAdapter(body.lora_name, tag), options.command_seconds)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
@@ -232,7 +215,7 @@ def _add_service(app: FastAPI, feed: Feed, metrics: Metrics) -> None:
     @app.get("/health", tags=["service"])
     async def health() -> Response:
         """Whether the server can answer; needs no key and tells nothing else."""
-        if feed.ended:
+        if feed.closed:
             return Json({"status": "closed"}, 503)
         return Json({"status": "ok" if feed.info is not None else "no model"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from loradesk_engine.events import FinishReason, RequestFinished, RequestStarted, TokensGenerated
+from loradesk_engine.events import FinishReason, RequestFinished, RequestStarted, TokenLogprob, TokensGenerated
 from loradesk_engine.serving.http.feed import RequestEvent
 from loradesk_engine.serving.http.requests import Job
-from loradesk_engine.serving.http.vocabulary import Vocabulary
 
 LEAST_LOGPROB = -9999.0  # OpenAI's number for minus infinity, which JSON lacks
 DIGITS = 6
@@ -25,11 +25,13 @@ class _Choice:
 
     text: str = ""
     reason: FinishReason | None = None
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     scalings: list[dict[str, Any]] = field(default_factory=list)
     end: RequestFinished | None = None
-    prompt_tokens: int = 0
-    offset: int = 0  # characters of the token texts so far, for `text_offset`
+    offset: int = 0  # characters that the tokens so far make, for `text_offset`
+    characters: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
 
 
 class Dialect(ABC):
@@ -39,9 +41,8 @@ class Dialect(ABC):
     whole_object: str
     chunk_object: str
 
-    def __init__(self, job: Job, vocabulary: Vocabulary) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
-        self._vocabulary = vocabulary
         self._created = int(time.time())
         self._choices = [_Choice() for _ in job.requests]
 
@@ -60,7 +61,7 @@ class Dialect(ABC):
         """The choice of a whole answer."""
 
     @abstractmethod
-    def _logprobs(self, choice: _Choice, items: list[dict[str, Any]]) -> Any:
+    def _logprobs(self, choice: _Choice, items: list[TokenLogprob]) -> Any:
         """Log-probabilities in this dialect's shape."""
 
     # --- chunks -------------------------------------------------------------------------------------------------------
@@ -73,10 +74,9 @@ class Dialect(ABC):
                 yield self._chunk([opening])
         elif isinstance(event, TokensGenerated):
             choice = self._choices[index]
-            items = self._items(event)
             scalings = self._scalings(event)
-            if event.text or items or scalings:
-                logprobs = self._logprobs(choice, items) if self._job.logprobs else None
+            if event.text or event.logprobs or scalings:
+                logprobs = self._logprobs(choice, list(event.logprobs)) if self._job.logprobs else None
                 chunk = self._chunk([self._piece(index, event.text, logprobs, None)])
                 if scalings is not None:
                     chunk["loradesk_scalings"] = scalings
@@ -103,7 +103,7 @@ class Dialect(ABC):
         choice = self._choices[index]
         if isinstance(event, TokensGenerated):
             choice.text += event.text
-            choice.logprobs += self._items(event)
+            choice.logprobs += event.logprobs
             scalings = self._scalings(event)
             if scalings is not None:
                 choice.scalings.append(scalings)
@@ -147,21 +147,6 @@ class Dialect(ABC):
             "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in prompts.values())},
         }
 
-    def _items(self, event: TokensGenerated) -> list[dict[str, Any]]:
-        """Log-probabilities in the chat's shape."""
-        if not self._job.logprobs:
-            return []
-        items = []
-        for text, item in zip(event.token_texts, event.logprobs, strict=False):
-            top = [
-                {"token": other, "logprob": _finite(logprob), "bytes": _bytes(other)}
-                for other, logprob in (
-                    (self._vocabulary.text(token), logprob) for token, logprob in item.top[: self._job.alternatives]
-                )
-            ]
-            items.append({"token": text, "logprob": _finite(item.logprob), "bytes": _bytes(text), "top_logprobs": top})
-        return items
-
     def _scalings(self, event: TokensGenerated) -> dict[str, Any] | None:
         if self._job.scalings == "none" or event.scalings is None:
             return None
@@ -197,8 +182,12 @@ class ChatDialect(Dialect):
         logprobs = self._logprobs(choice, choice.logprobs) if self._job.logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}
 
-    def _logprobs(self, choice: _Choice, items: list[dict[str, Any]]) -> Any:
-        return {"content": items, "refusal": None}
+    def _logprobs(self, choice: _Choice, items: list[TokenLogprob]) -> Any:
+        def shape(item: TokenLogprob) -> dict[str, Any]:
+            return {"token": item.text, "logprob": _finite(item.logprob), "bytes": list(item.data)}
+
+        content = [shape(item) | {"top_logprobs": [shape(other) for other in item.top]} for item in items]
+        return {"content": content, "refusal": None}
 
 
 class TextDialect(Dialect):
@@ -217,15 +206,15 @@ class TextDialect(Dialect):
         logprobs = self._logprobs(choice, choice.logprobs) if self._job.logprobs else None
         return {"index": index, "text": choice.text, "logprobs": logprobs, "finish_reason": choice.reason}
 
-    def _logprobs(self, choice: _Choice, items: list[dict[str, Any]]) -> Any:
+    def _logprobs(self, choice: _Choice, items: list[TokenLogprob]) -> Any:
         offsets = []
         for item in items:
             offsets.append(choice.offset)
-            choice.offset += len(item["token"])
+            choice.offset += len(choice.characters.decode(item.data))
         return {
-            "tokens": [item["token"] for item in items],
-            "token_logprobs": [item["logprob"] for item in items],
-            "top_logprobs": [{other["token"]: other["logprob"] for other in item["top_logprobs"]} for item in items],
+            "tokens": [_name(item) for item in items],
+            "token_logprobs": [_finite(item.logprob) for item in items],
+            "top_logprobs": [{_name(other): _finite(other.logprob) for other in item.top} for item in items],
             "text_offset": offsets,
         }
 
@@ -243,6 +232,9 @@ def _finite(logprob: float) -> float:
     return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
 
 
-def _bytes(text: str) -> list[int] | None:
-    """UTF-8; None for a token that is a part of a character."""
-    return None if "\ufffd" in text else list(text.encode())
+def _name(item: TokenLogprob) -> str:
+    """A token as a key: parts of characters would all be U+FFFD, so they are told by their bytes, as OpenAI does."""
+    try:
+        return item.data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in item.data)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from loradesk_engine.commands import Cancel, ChatRequest, Command, CompletionRequest
+from loradesk_engine.errors import Cancelled, LoradeskError, NoModelError
 from loradesk_engine.events import (
     AdaptersActivated,
     AdaptersChanged,
@@ -21,15 +23,16 @@ from loradesk_engine.events import (
     Problem,
     RequestFailed,
     RequestFinished,
+    RequestQueued,
     RequestStarted,
     TokensGenerated,
     WorkerClosed,
 )
 from loradesk_engine.serving.http.metrics import Metrics
-from loradesk_engine.serving.http.refusal import Refusal
+from loradesk_engine.serving.http.refusal import Refusal, of_problem
 from loradesk_engine.serving.worker import EngineWorker
 
-RequestEvent = RequestStarted | TokensGenerated | RequestFinished | RequestFailed
+RequestEvent = RequestQueued | RequestStarted | TokensGenerated | RequestFinished | RequestFailed
 STOP_SECONDS = 5.0
 
 
@@ -48,30 +51,25 @@ class Feed:
 
     Args:
         worker: shared with the window, if there is one.
-        known: events from before the subscription that tell what is loaded: `ModelLoaded`, `AdaptersActivated`.
     """
 
-    def __init__(self, worker: EngineWorker, metrics: Metrics, known: Iterable[Event] = ()) -> None:
+    def __init__(self, worker: EngineWorker, metrics: Metrics) -> None:
         self._worker = worker
         self._metrics = metrics
-        self._known = tuple(known)
         self._tickets: dict[str, _Ticket] = {}
-        self._busy: set[str] = set()  # everybody's requests, the chat pane's too
-        self._waiting: Callable[[Event], None] | None = None
-        self._command_lock = asyncio.Lock()
+        self._commands: dict[str, asyncio.Future[Event]] = {}  # by their tags
         self._thread: threading.Thread | None = None
         self._events: queue.SimpleQueue[Event] | None = None
         self._stop = threading.Event()
         self.info: ModelInfo | None = None
         self.active: dict[str, float] = {}
-        self.closed = False
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Subscribe and begin to share out."""
+        """Subscribe and begin to share out; how things stand is known when it returns."""
         self._events = self._worker.subscribe()
-        self._take(list(self._known))
+        self._take(_waiting(self._events))
         self._thread = threading.Thread(
             target=self._run, args=(loop, self._events), name="loradesk-http-feed", daemon=True
         )
@@ -88,9 +86,7 @@ class Feed:
 
     def _run(self, loop: asyncio.AbstractEventLoop, events: queue.SimpleQueue[Event]) -> None:
         while not self._stop.is_set():
-            batch = [events.get()]
-            while not events.empty():
-                batch.append(events.get())
+            batch = [events.get(), *_waiting(events)]
             if self._stop.is_set():
                 return
             try:
@@ -103,19 +99,17 @@ class Feed:
     def _take(self, batch: list[Event]) -> None:
         for event in batch:
             self._note(event)
-            if self._waiting is not None:
-                self._waiting(event)
-            if isinstance(event, RequestStarted | TokensGenerated | RequestFinished | RequestFailed):
+            if isinstance(event, AdaptersActivated | AdaptersChanged | CommandFailed):
+                self._answer_command(event)
+            elif isinstance(event, RequestEvent):
                 self._hand_over(event)
 
     def _note(self, event: Event) -> None:
         match event:
             case ModelLoaded(info):
                 self.info = info
-                self._busy.clear()
             case ModelUnloaded():
                 self.info, self.active = None, {}
-                self._busy.clear()
             case AdaptersActivated(weights):
                 self.active = dict(weights)
             case AdaptersChanged(adapters):
@@ -123,13 +117,14 @@ class Feed:
                     self.info = replace(self.info, adapters=adapters)
             case MemoryMeasured():
                 self._metrics.memory = event
-            case RequestStarted():
-                self._busy.add(event.request_id)
-            case RequestFinished() | RequestFailed():
-                self._busy.discard(event.request_id)
             case WorkerClosed():
-                self.info, self.closed = None, True
-                self.end_all("The engine was closed.")
+                self.info = None
+                self._end_all(NoModelError("The engine was closed."))
+
+    def _answer_command(self, event: AdaptersActivated | AdaptersChanged | CommandFailed) -> None:
+        outcome = self._commands.get(event.tag) if event.tag is not None else None
+        if outcome is not None and not outcome.done():
+            outcome.set_result(event)
 
     def _hand_over(self, event: RequestEvent) -> None:
         ticket = self._tickets.get(event.request_id)
@@ -144,23 +139,18 @@ class Feed:
             del self._tickets[event.request_id]
 
     @property
-    def ended(self) -> bool:
-        """Whether the engine has ended; a server may be started after that, and then hears of nothing."""
-        return self.closed or not self._worker.alive
+    def closed(self) -> bool:
+        """Whether the engine has ended: asked of the worker, since its last event may still be on its way."""
+        return any(isinstance(event, WorkerClosed) for event in self._worker.standing)
 
     def _need_worker(self) -> None:
-        if self.ended:
-            raise Refusal(503, "The engine has ended.", code="no_model")
+        if self.closed:
+            raise of_problem(Problem.of(NoModelError("The engine was closed.")))
 
     @property
     def running(self) -> int:
         """This server's generations that run or wait in the engine."""
         return len(self._tickets)
-
-    @property
-    def busy(self) -> bool:
-        """Whether anybody's generation runs."""
-        return bool(self._busy or self._tickets)
 
     def submit(
         self, request: ChatRequest | CompletionRequest, inbox: asyncio.Queue[tuple[int, RequestEvent]], index: int
@@ -179,56 +169,48 @@ class Feed:
         if request_id in self._tickets:
             self._worker.send(Cancel(request_id))
 
-    def end_all(self, problem: str) -> None:
-        """Tell every asker that no answer will come, and the engine to stop."""
+    def end(self) -> None:
+        """The server stops: tell every asker that no answer will come, and the engine to stop."""
+        self._end_all(Cancelled("The server was stopped."))
+
+    def _end_all(self, problem: LoradeskError) -> None:
         for request_id, ticket in list(self._tickets.items()):
             self.cancel(request_id)
-            ticket.inbox.put_nowait((ticket.index, RequestFailed(request_id, Problem("LoradeskError", problem))))
+            ticket.inbox.put_nowait((ticket.index, RequestFailed(request_id, Problem.of(problem))))
             del self._tickets[request_id]
+        for tag, outcome in self._commands.items():
+            if not outcome.done():
+                outcome.set_result(CommandFailed(Problem.of(problem), tag))
 
-    async def command(self, command: Command, done: Callable[[Event], bool], seconds: float) -> Event:
-        """Carry out a command and wait for the event that tells its success.
-
-        Events of commands carry no number, so one of ours runs at a time, and `done` looks for what this one must bring
-        about: the window may send commands of its own meanwhile.
+    async def command(self, make: Callable[[str], Command], seconds: float) -> None:
+        """Carry out a command and wait for its end. `make` puts the tag into it by which its event is known.
 
         Raises:
             Refusal: it failed, or took too long.
         """
-        async with self._command_lock:
-            outcome: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-
-            def look(event: Event) -> None:
-                if not outcome.done() and (done(event) or isinstance(event, CommandFailed | WorkerClosed)):
-                    outcome.set_result(event)
-
-            self._need_worker()
-            self._waiting = look
-            try:
-                self._worker.send(command)
-                async with asyncio.timeout(seconds):
-                    event = await outcome
-            except TimeoutError:
-                raise Refusal(408, "The engine did not answer in time.", code="timeout") from None
-            finally:
-                self._waiting = None
-        if isinstance(event, WorkerClosed):
-            raise Refusal(503, "The engine was closed.", code="no_model")
+        self._need_worker()
+        tag = uuid.uuid4().hex
+        outcome = self._commands[tag] = asyncio.get_running_loop().create_future()
+        try:
+            self._worker.send(make(tag))
+            async with asyncio.timeout(seconds):
+                event = await outcome
+        except TimeoutError:
+            raise Refusal(408, "The engine did not answer in time.", code="timeout") from None
+        finally:
+            del self._commands[tag]
         if isinstance(event, CommandFailed):
-            raise command_refusal(event.problem, busy=self.busy)
-        return event
-
-
-def command_refusal(problem: Problem, *, busy: bool) -> Refusal:
-    """409 when it failed because generations run: the same command may succeed later."""
-    text = f"{problem.problem} {problem.remedy}" if problem.remedy else problem.problem
-    if problem.problem.startswith("Requests are running") or (busy and "running" in problem.problem):
-        return Refusal(409, text, code="busy")
-    if problem.problem == "No model is loaded.":
-        return Refusal(503, text, code="no_model")
-    return Refusal(400, text, param=problem.field, code="invalid_value")
+            raise of_problem(event.problem)
 
 
 def names_of(info: ModelInfo | None) -> Mapping[str, int]:
     """Adapter names -> place, which is also llama.cpp's id."""
     return {adapter.name: place for place, adapter in enumerate(info.adapters)} if info is not None else {}
+
+
+def _waiting(events: queue.SimpleQueue[Event]) -> list[Event]:
+    """What is in the queue now."""
+    batch = []
+    while not events.empty():
+        batch.append(events.get())
+    return batch

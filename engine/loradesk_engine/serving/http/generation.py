@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
 
-from loradesk_engine.events import RequestFailed, RequestFinished, RequestStarted
+from loradesk_engine.events import RequestFailed, RequestFinished, RequestQueued, RequestStarted
 from loradesk_engine.serving.http.feed import Feed, RequestEvent
 from loradesk_engine.serving.http.options import ServerOptions
 from loradesk_engine.serving.http.record import RequestRecord
@@ -28,12 +28,14 @@ class Generation:
         self._record = record
         self._inbox: asyncio.Queue[tuple[int, RequestEvent]] = asyncio.Queue()
         self._open = set(range(len(job.requests)))
+        self._queued: set[int] = set()
         self._started: set[int] = set()
-        self._first: tuple[int, RequestEvent] | None = None
+        self._early: list[tuple[int, RequestEvent]] = []
         self._deadline = asyncio.get_running_loop().time() + options.request_seconds
 
     async def __aenter__(self) -> Generation:
-        """Submit, and wait until the first has been admitted.
+        """Submit, and wait until the engine has checked all of them and begun with one: what it refuses is refused
+        before anything has been sent.
 
         Raises:
             Refusal: there are too many already, or the engine refuses.
@@ -49,7 +51,8 @@ class Generation:
         for index, request in enumerate(self._job.requests):
             self._feed.submit(request, self._inbox, index)
         try:
-            self._first = await self._next()
+            while len(self._queued) < wanted or not self._started:
+                self._early.append(await self._next())
         except BaseException:
             self._cancel()
             raise
@@ -71,7 +74,9 @@ class Generation:
         except TimeoutError:
             seconds = f"{self._options.request_seconds:g}"
             raise Refusal(408, f"The answer took more than {seconds} seconds.", code="timeout") from None
-        if isinstance(event, RequestStarted):
+        if isinstance(event, RequestQueued):
+            self._queued.add(index)
+        elif isinstance(event, RequestStarted):
             self._started.add(index)
             self._record.adapters = dict(event.weights)
         elif isinstance(event, RequestFailed):
@@ -89,8 +94,7 @@ class Generation:
         Raises:
             Refusal: one failed or the time is over.
         """
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first
+        while self._early:
+            yield self._early.pop(0)
         while self._open:
             yield await self._next()

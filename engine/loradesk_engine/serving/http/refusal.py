@@ -14,6 +14,8 @@ from loradesk_engine.events import Problem
 
 CLIENT_GONE = 499  # nginx's number for it; nobody reads the answer
 MAX_MESSAGE = 1000
+KINDS = {"BusyError": (409, "busy"), "NoModelError": (503, "no_model"), "Cancelled": (503, "generation_failed")}
+CODES = {"ContextLengthError": "context_length_exceeded"}
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -70,16 +72,17 @@ def encode(content: Any) -> bytes:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def of_problem(problem: Problem, *, started: bool, param: str | None = None) -> Refusal:
-    """What a failed request becomes: the client's fault when it was not admitted, ours when it had begun."""
+def of_problem(problem: Problem, *, started: bool = False, param: str | None = None) -> Refusal:
+    """What a failed request or command becomes: by its kind; else ours when it had begun, and the client's fault."""
     text = f"{problem.problem} {problem.remedy}" if problem.remedy else problem.problem
+    if problem.kind in KINDS:
+        status, code = KINDS[problem.kind]
+        return Refusal(status, text, code=code)
     if started:
         return Refusal(503, text, code="generation_failed")
-    if problem.problem == "No model is loaded.":
-        return Refusal(503, text, code="no_model")
-    return Refusal(400, text, param=param or problem.field, code="invalid_value")
+    return Refusal(400, text, param=param or problem.field, code=CODES.get(problem.kind, "invalid_value"))
 
 
 def of_error(error: LoradeskError, param: str | None = None) -> Refusal:
     """A wrong parameter that Loradesk itself found."""
-    return of_problem(Problem.of(error), started=False, param=param)
+    return of_problem(Problem.of(error), param=param)

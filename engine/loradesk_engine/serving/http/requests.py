@@ -15,9 +15,6 @@ from loradesk_engine.serving.http.options import ServerOptions
 from loradesk_engine.serving.http.refusal import Refusal, of_error
 from loradesk_engine.serving.http.schemas import IGNORED, ChatBody, ChatMessage, Common, CompletionBody, LoraScale
 
-LEAST_TEMPERATURE = 1e-5  # below it is greedy, as in vLLM: logits divided by less leave float32's range
-LEAST_TOP_P = 1e-6  # keeps one token as any smaller number would, and is not 0 in float32
-
 Scalings = Literal["none", "mean", "layers"]
 
 
@@ -32,7 +29,6 @@ class Job:
         adapter_names: the last axis of the scalings.
         scalings: how much of them to send.
         logprobs: whether to send log-probabilities.
-        alternatives: how many of the likeliest tokens with each.
         usage: send the counts as a last chunk.
         ignored: fields that were given and have no effect.
     """
@@ -43,7 +39,6 @@ class Job:
     adapter_names: tuple[str, ...]
     scalings: Scalings
     logprobs: bool
-    alternatives: int
     stream: bool
     usage: bool
     ignored: tuple[str, ...]
@@ -61,10 +56,9 @@ def chat_job(body: ChatBody, info: ModelInfo | None, options: ServerOptions) -> 
     if None not in both and both[0] != both[1]:
         raise Refusal(400, "max_tokens says something else.", param="max_completion_tokens", code="invalid_value")
     messages = tuple(_message(message, place) for place, message in enumerate(body.messages))
-    alternatives = body.top_logprobs or 0
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     field = "max_completion_tokens" if body.max_completion_tokens is not None else "max_tokens"
-    common = _Common(body, info, options, limit, field, alternatives if body.logprobs else None)
+    common = _Common(body, info, options, limit, field, (body.top_logprobs or 0) if body.logprobs else None)
     requests = tuple(
         ChatRequest(
             common.request_id(number),
@@ -75,7 +69,7 @@ def chat_job(body: ChatBody, info: ModelInfo | None, options: ServerOptions) -> 
         )
         for number in range(common.count(1))
     )
-    return common.job(requests, bool(body.logprobs), alternatives)
+    return common.job(requests)
 
 
 def completion_job(body: CompletionBody, info: ModelInfo | None, options: ServerOptions) -> Job:
@@ -98,7 +92,7 @@ def completion_job(body: CompletionBody, info: ModelInfo | None, options: Server
         for place, prompt in enumerate(prompts)
         for number in range(choices)
     )
-    return common.job(requests, body.logprobs is not None, body.logprobs or 0)
+    return common.job(requests)
 
 
 def _prompts(body: CompletionBody) -> list[str | tuple[int, ...]]:
@@ -186,9 +180,9 @@ class _Common:
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         try:
             return Sampling(
-                temperature=_temperature(body.temperature),
+                temperature=1.0 if body.temperature is None else body.temperature,
                 top_k=max(body.top_k or 0, 0),
-                top_p=1.0 if body.top_p is None else max(body.top_p, LEAST_TOP_P),
+                top_p=1.0 if body.top_p is None else body.top_p,
                 min_p=body.min_p or 0.0,
                 repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
                 presence_penalty=body.presence_penalty or 0.0,
@@ -205,9 +199,7 @@ class _Common:
             names = {"max_tokens": self._limit_field, "ignore_end": "ignore_eos"}
             raise of_error(problem, names.get(problem.field or "", problem.field)) from None
 
-    def job(
-        self, requests: tuple[ChatRequest, ...] | tuple[CompletionRequest, ...], logprobs: bool, alternatives: int
-    ) -> Job:
+    def job(self, requests: tuple[ChatRequest, ...] | tuple[CompletionRequest, ...]) -> Job:
         body = self._body
         if body.stream_options is not None and not body.stream:
             raise Refusal(400, "stream_options needs stream: true.", param="stream_options", code="invalid_value")
@@ -218,18 +210,11 @@ class _Common:
             model=body.model,
             adapter_names=tuple(names_of(self._info)),
             scalings=self.scalings,
-            logprobs=logprobs,
-            alternatives=alternatives,
+            logprobs=self._logprobs is not None,
             stream=bool(body.stream),
             usage=body.stream_options is not None and body.stream_options.include_usage,
             ignored=tuple(name for name in IGNORED if name in given and getattr(body, name) is not None),
         )
-
-
-def _temperature(given: float | None) -> float:
-    if given is None:
-        return 1.0
-    return given if given >= LEAST_TEMPERATURE else 0.0
 
 
 def _adapters(body: Common, info: ModelInfo) -> Mapping[str, float] | None:

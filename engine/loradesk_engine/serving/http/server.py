@@ -7,12 +7,11 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import uvicorn
 
 from loradesk_engine.errors import LoradeskError, RequestError
-from loradesk_engine.events import Event
 from loradesk_engine.serving.http.app import build_app
 from loradesk_engine.serving.http.connection import connection_class
 from loradesk_engine.serving.http.feed import Feed
@@ -33,8 +32,6 @@ class HttpServer:
     Args:
         worker: shared with whoever else uses the model.
         options: see `ServerOptions`.
-        known: events that the giver has seen and that tell what is loaded now (`ModelLoaded`, `AdaptersActivated`);
-            the server itself sees only what comes after its start.
         on_record: called for each request that has ended, in the server's thread: for a log.
     """
 
@@ -43,12 +40,10 @@ class HttpServer:
         worker: EngineWorker,
         options: ServerOptions,
         *,
-        known: Iterable[Event] = (),
         on_record: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         self._worker = worker
         self._options = options
-        self._known = tuple(known)
         self._on_record = on_record
         self._port = options.port
         self._thread: threading.Thread | None = None
@@ -101,7 +96,7 @@ class HttpServer:
 
     def _end(self) -> None:
         if self._feed is not None:
-            self._feed.end_all("The server was stopped.")
+            self._feed.end()
         if self._server is not None:
             self._server.should_exit = True
 
@@ -127,7 +122,7 @@ class HttpServer:
         options = self._options
         metrics = Metrics()
         self._loop = asyncio.get_running_loop()
-        self._feed = feed = Feed(self._worker, metrics, self._known)
+        self._feed = feed = Feed(self._worker, metrics)
         app = build_app(feed, options, metrics)
         config = uvicorn.Config(
             Guard(app, options, metrics, lambda: self._port, self._on_record),
