@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from PySide6.QtWidgets import QStatusBar, QWidget
 
 from loradesk_app.widgets.labels import ElidedLabel, label
+from loradesk_engine.units import byte_size
 
 if TYPE_CHECKING:
-    from loradesk_engine.events import MemoryMeasured, ModelInfo, RequestFinished, TokensGenerated
+    from loradesk_engine.events import LookAhead, MemoryMeasured, ModelInfo, RequestFinished, TokensGenerated
 
 MODE_NAMES = {"none": "Base", "lora": "LoRA", "xlora": "X-LoRA"}
 SPEED_SECONDS = 1.5  # the live speed is that of the last moments
@@ -43,7 +44,9 @@ class StatusBar(QStatusBar):
         self._set(self.model, f"{info.name} · {MODE_NAMES[info.mode]}" if info else "")
         self._set(self.device, f"{info.device} · {info.dtype}" if info else "")
         if info:
-            facts = f"{info.architecture}, {amount(info.parameters)} parameters, {size(info.weight_bytes)} of weights"
+            facts = (
+                f"{info.architecture}, {amount(info.parameters)} parameters, {byte_size(info.weight_bytes)} of weights"
+            )
             self.model.setToolTip(f"{facts}\nContext {info.context:,} tokens, loaded in {info.load_seconds:.1f} s")
         self._set(self.speed, "")
 
@@ -63,18 +66,18 @@ class StatusBar(QStatusBar):
         if span > 0.2:
             # The first entry's tokens were there when the span began.
             tokens = sum(count for _, count in self._arrivals) - self._arrivals[0][1]
-            self._set(self.speed, f"{tokens / span:.1f} tokens/s")
+            self._set(self.speed, speed_text(tokens / span, event.look_ahead))
 
     def show_finished(self, event: RequestFinished) -> None:
         if event.tokens_per_second:
-            self._set(self.speed, f"{event.tokens_per_second:.1f} tokens/s")
+            self._set(self.speed, speed_text(event.tokens_per_second, event.look_ahead))
 
     def show_memory(self, event: MemoryMeasured) -> None:
-        parts = [f"Memory {size(event.process)}"]
+        parts = [f"Memory {byte_size(event.process)}"]
         if event.device:
-            parts.append(f"device {size(event.device)}")
+            parts.append(f"device {byte_size(event.device)}")
         if event.cache:
-            parts.append(f"cache {size(event.cache)}")
+            parts.append(f"cache {byte_size(event.cache)}")
         self._set(self.memory, " · ".join(parts))
         self.memory.setToolTip("Memory of the process, on the accelerator, and of the key-value caches")
 
@@ -84,13 +87,10 @@ class StatusBar(QStatusBar):
         part.setVisible(bool(text))
 
 
-def size(count: int) -> str:
-    """Bytes for people: `812 MB`, `1.4 GB`."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            value = count / limit
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{count} B"
+def speed_text(tokens_per_second: float, look_ahead: LookAhead | None) -> str:
+    """The speed, and in X-LoRA mode how often look-ahead was right, which the speed depends on."""
+    speed = f"{tokens_per_second:.1f} tokens/s"
+    return speed if look_ahead is None else f"{speed} · look-ahead {look_ahead.rate:.0%}"
 
 
 def amount(count: int) -> str:

@@ -13,7 +13,14 @@ from PySide6.QtWidgets import QApplication
 from loradesk_app.chat.turn_views import AnswerView, QuestionView, chip_texts, stats_text
 from loradesk_engine.commands import Cancel, ChatRequest, Load, Message
 from loradesk_engine.demo import demo_settings
-from loradesk_engine.events import Problem, RequestFailed, RequestFinished, RequestStarted, TokensGenerated
+from loradesk_engine.events import (
+    LookAhead,
+    Problem,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    TokensGenerated,
+)
 
 
 def type_and_send(qtbot, window, text: str) -> None:
@@ -55,6 +62,17 @@ def test_enter_sends_and_the_answer_streams_in(window, worker, qtbot):
     assert window.chat.composer.send_button.isVisible()
     assert window.status.speed.text() == "31.2 tokens/s"
     assert window.status.state.text() == "Ready"
+
+
+def test_lookahead_is_shown_beside_the_speed(window, worker, qtbot):
+    by_hand(worker)
+    type_and_send(qtbot, window, "Hello")
+    (request,) = worker.commands(ChatRequest)
+    worker.tell(RequestStarted(request.request_id, 3, 0, {}))
+    worker.tell(RequestFinished(request.request_id, "Hi", "stop", 3, 11, 0, 0.1, 20.0, LookAhead(9, 1)))
+    window.client.drain()
+    assert "20.0 tokens/s · look-ahead 90%" in last_answer(window).stats.text()
+    assert window.status.speed.text() == "20.0 tokens/s · look-ahead 90%"
 
 
 def test_shift_enter_starts_a_new_line(window, worker, qtbot):

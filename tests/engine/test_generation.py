@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Message, Sampling
-from loradesk_engine.errors import AdapterError, RequestError, TemplateError
+from loradesk_engine.errors import AdapterError, BusyError, RequestError, TemplateError
 from loradesk_engine.events import Event, RequestFailed, RequestFinished, RequestStarted, TokensGenerated
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
@@ -94,14 +94,20 @@ def xlora_without_cache(engine: EngineCore, tokens: int) -> tuple[list[int], np.
         cache = engine.decoder.new_cache()
         cache.reserve(1, len(ids))
         delta = engine.mixture.delta(scalings, range(3)) if scalings is not None else None
-        batch = Batch(torch.tensor(ids), torch.arange(len(ids)), (Segment(0, 0, len(ids), 0),), delta)
+        device = engine.decoder.device
+        batch = Batch(
+            torch.tensor(ids, device=device),
+            torch.arange(len(ids), device=device),
+            (Segment(0, 0, len(ids), 0),),
+            delta,
+        )
         return engine.decoder.forward(batch, cache)
 
     assert engine.classifier is not None
     for _ in range(tokens):
         scalings = engine.classifier(forward(None))
         ids.append(int(engine.decoder.logits(forward(scalings)[-1:])[0].argmax()))
-    return ids[len(PROMPT) :], scalings.numpy()
+    return ids[len(PROMPT) :], scalings.cpu().numpy()
 
 
 @pytest.mark.parametrize("lookahead", [True, False])
@@ -127,6 +133,21 @@ def test_lookahead_hits_and_misses_give_the_same_answer(zoo) -> None:  # type: i
     for seed in range(4):
         options = {"temperature": 1.0, "seed": seed, "tokens": 40}
         assert ask(ahead, **options) == ask(plain, **options)
+
+
+def test_events_tell_how_often_lookahead_was_right(zoo) -> None:  # type: ignore[no-untyped-def]
+    engine = xlora(zoo)
+    engine.submit(request(tokens=40))
+    events = run(engine)
+    counts = [event.look_ahead for event in events if isinstance(event, TokensGenerated) and event.look_ahead]
+    told = [count.hits + count.misses for count in counts]
+    assert told == sorted(told)
+    assert 0 < told[-1] <= 40
+    assert finished(events).look_ahead == counts[-1]
+    assert counts[-1].rate == counts[-1].hits / told[-1]
+    plain = xlora(zoo, lookahead=False)
+    plain.submit(request(tokens=4))
+    assert finished(run(plain)).look_ahead is None
 
 
 def test_muted_experts_are_the_base_model(zoo) -> None:  # type: ignore[no-untyped-def]
@@ -289,7 +310,7 @@ def test_a_bad_activation_is_refused_and_changes_nothing(zoo, weights: dict[str,
 def test_adapters_cannot_be_removed_under_a_running_request(zoo) -> None:  # type: ignore[no-untyped-def]
     engine = lora(zoo)
     engine.submit(request())
-    with pytest.raises(AdapterError, match="running"):
+    with pytest.raises(BusyError):
         engine.remove_adapter("wide")
     run(engine)
     engine.remove_adapter("wide")
@@ -379,8 +400,9 @@ def test_logprobs_are_those_of_the_model(zoo) -> None:  # type: ignore[no-untype
     with torch.inference_mode():
         expected = reference(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
     values, ids = expected.topk(5)
-    assert [token for token, _ in logprob.top] == ids.tolist()
-    np.testing.assert_allclose([value for _, value in logprob.top], values, atol=1e-4)
+    assert [other.token_id for other in logprob.top] == ids.tolist()
+    np.testing.assert_allclose([other.logprob for other in logprob.top], values, atol=1e-4)
+    assert [other.data for other in logprob.top] == [bytes([token]) for token in ids.tolist()]  # id = byte
     assert logprob.logprob == pytest.approx(values[0].item(), abs=1e-4)
 
 

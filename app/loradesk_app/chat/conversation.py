@@ -27,6 +27,7 @@ class Turn:
         model, mode: which model answered, and how its adapters were used.
         shares: adapter -> weight (LoRA) or mean scaling over the answer (X-LoRA).
         tokens, prompt_tokens, tokens_per_second, first_token_seconds: as the engine counted.
+        look_ahead: share of X-LoRA's right guesses, 0 where there were none.
         problem: why it failed.
     """
 
@@ -41,6 +42,7 @@ class Turn:
     prompt_tokens: int = 0
     tokens_per_second: float = 0.0
     first_token_seconds: float = 0.0
+    look_ahead: float = 0.0
     cut_short: bool = False
     problem: Problem | None = None
 
@@ -51,7 +53,7 @@ class Turn:
 
 
 _KEPT = ("role", "text", "state", "model", "mode", "tokens", "prompt_tokens", "tokens_per_second")
-_KEPT += ("first_token_seconds", "cut_short")
+_KEPT += ("first_token_seconds", "look_ahead", "cut_short")
 
 
 def messages(turns: Iterable[Turn], system: str = "") -> tuple[Message, ...]:

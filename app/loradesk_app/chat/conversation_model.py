@@ -137,6 +137,7 @@ class ConversationModel(QAbstractListModel):
         turn.cut_short = event.finish_reason == "length"
         turn.tokens, turn.prompt_tokens = event.completion_tokens, event.prompt_tokens
         turn.tokens_per_second, turn.first_token_seconds = event.tokens_per_second, event.first_token_seconds
+        turn.look_ahead = event.look_ahead.rate if event.look_ahead is not None else 0.0
         self._touch()
         self._announce()
 

@@ -234,6 +234,8 @@ def stats_text(turn: Turn) -> str:
         parts.append(f"{turn.tokens} token{'s' if turn.tokens != 1 else ''}")
     if turn.tokens_per_second:
         parts.append(f"{turn.tokens_per_second:.1f} tokens/s")
+    if turn.look_ahead:
+        parts.append(f"look-ahead {turn.look_ahead:.0%}")
     if turn.first_token_seconds:
         parts.append(f"first after {turn.first_token_seconds:.2f} s")
     if turn.state == "stopped":

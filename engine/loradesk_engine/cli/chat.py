@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from loradesk_engine.cli.estimate import print_estimate, warn_if_short
 from loradesk_engine.cli.model_options import add_model_options, add_sampling_options, load_settings, sampling
 from loradesk_engine.commands import Message, Sampling
 from loradesk_engine.errors import LoradeskError, RequestError
@@ -43,6 +44,9 @@ def run(options: argparse.Namespace) -> int:
     """Handler of the subcommand; returns the exit code."""
     wanted = sampling(options)
     settings = load_settings(options)
+    if options.estimate:
+        return print_estimate(settings)
+    warn_if_short(settings)
     from loradesk_engine.serving.api import Engine
 
     with _Progress() as progress:
@@ -138,7 +142,8 @@ class TerminalChat:
         self._messages += [Message("user", text), Message("assistant", answer.text)]
         if sys.stdout.isatty() and answer.finished is not None:
             end = answer.finished
-            print(f"\033[2m{end.completion_tokens} tokens, {end.tokens_per_second:.0f} tokens/s\033[0m")
+            guesses = f", look-ahead {end.look_ahead.rate:.0%}" if end.look_ahead is not None else ""
+            print(f"\033[2m{end.completion_tokens} tokens, {end.tokens_per_second:.0f} tokens/s{guesses}\033[0m")
 
     def _activate(self, words: list[str]) -> None:
         self.engine.activate_adapters(parse_weights(words))

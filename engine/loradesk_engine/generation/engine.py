@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from loradesk_engine.adapters.load import LoadedAdapters, add_adapter, load_adapters
 from loradesk_engine.adapters.mixture import LoraAdapter
-from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings
-from loradesk_engine.errors import AdapterError, ConfigError, RequestError
+from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Quantize
+from loradesk_engine.errors import AdapterError, BusyError, ConfigError, ContextLengthError, RequestError
 from loradesk_engine.events import (
     AdapterInfo,
     AdaptersActivated,
@@ -34,22 +35,22 @@ from loradesk_engine.events import (
     RequestStarted,
     TokensGenerated,
 )
-from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.formats.hub import Progress, resolve_source, silent
 from loradesk_engine.formats.tokenizer import TextStream, Tokenizer
-from loradesk_engine.generation.runner import Runner
+from loradesk_engine.generation.runner import Prediction, Runner
 from loradesk_engine.generation.sampling import draw, logprob_of, process
 from loradesk_engine.generation.scheduler import Scheduler
 from loradesk_engine.generation.sequence import AdapterState, Sequence, XLoraState
 from loradesk_engine.generation.stop import StopStrings
 from loradesk_engine.model.base import BaseSource, read_base
+from loradesk_engine.model.bnb import cpu_warning
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.model.decoder import Decoder
-from loradesk_engine.model.device import SMALL_MODEL, choose_device, choose_dtype, set_threads
+from loradesk_engine.model.device import SMALL_MODEL, choose_context, choose_device, choose_dtype, set_threads
 
-DEFAULT_CONTEXT = 8192  # a model's own limit may be a million tokens, and a cache of that size nobody asked for
-MAX_SEQUENCES = 16
+MAX_SEQUENCES = 32
 STEP_TOKENS = 512
+GPU_STEP_TOKENS = 2048  # it is done with 512 before the host has launched them
 MAX_WEIGHT = 100.0
 
 
@@ -60,6 +61,7 @@ class _Base:
     origin: tuple[object, ...]
     decoder: Decoder
     tokenizer: Tokenizer
+    warnings: tuple[str, ...] = ()
 
 
 class EngineCore:
@@ -74,7 +76,7 @@ class EngineCore:
         *,
         lookahead: bool = True,
         max_sequences: int = MAX_SEQUENCES,
-        step_tokens: int = STEP_TOKENS,
+        step_tokens: int | None = None,
         load_seconds: float = 0.0,
     ) -> None:
         self._base = base
@@ -86,7 +88,7 @@ class EngineCore:
         self.classifier = adapters.classifier if adapters else None
         self.layer_paths = adapters.layer_paths if adapters else ()
         self.active: dict[str, float] = dict(adapters.active) if adapters else {}
-        self._warnings = adapters.warnings if adapters else ()
+        self._warnings = base.warnings + (adapters.warnings if adapters else ())
         self._load_seconds = load_seconds
         self._runner = Runner(
             self.decoder,
@@ -97,6 +99,8 @@ class EngineCore:
         )
         # Frozen scalings belong to one sequence at a time, as mistral.rs documents.
         frozen = self._runner.tgt_non_granular_index is not None
+        if step_tokens is None:
+            step_tokens = GPU_STEP_TOKENS if self.decoder.device.type == "cuda" else STEP_TOKENS
         self._scheduler = Scheduler(1 if frozen else max_sequences, step_tokens)
         self._cancelled: set[str] = set()
 
@@ -111,7 +115,7 @@ class EngineCore:
         previous: EngineCore | None = None,
         lookahead: bool = True,
         max_sequences: int = MAX_SEQUENCES,
-        step_tokens: int = STEP_TOKENS,
+        step_tokens: int | None = None,
     ) -> EngineCore:
         """Load a base model and its adapters.
 
@@ -126,8 +130,8 @@ class EngineCore:
         _check_settings(settings)
         folder = resolve_source(settings.base, revision=settings.revision, token=settings.token, progress=progress)
         progress("Reading the checkpoint", 0.0)
-        source = read_base(folder)
-        context = _context(settings, source.config, folder)
+        source = read_base(folder, settings.quantize)
+        context = choose_context(settings.context, source.config, folder)
         device = choose_device(settings.device)
         reusable = None if previous is None else previous._base
         base = _load_base(settings, source, context, device, progress, reusable)
@@ -145,6 +149,8 @@ class EngineCore:
             load_seconds=time.perf_counter() - started,
         )
         engine.enter_thread()
+        progress("Preparing", 1.0)
+        engine._runner.prepare()
         return engine
 
     def enter_thread(self) -> None:
@@ -218,7 +224,7 @@ class EngineCore:
         """Load one more LoRA adapter beside those that are there; it starts inactive.
 
         Raises:
-            AdapterError, FileFormatError, HubError: it cannot be used; nothing is changed then.
+            AdapterError, FileFormatError, HubError: it cannot be used; BusyError: requests run. Nothing is changed.
         """
         if self.classifier is not None:
             raise AdapterError(
@@ -239,7 +245,7 @@ class EngineCore:
         """Let go of a LoRA adapter.
 
         Raises:
-            AdapterError: there is none of this name, it is part of an X-LoRA, or requests run.
+            AdapterError: there is none of this name, or it is part of an X-LoRA; BusyError: requests run.
         """
         if self.mixture is None or self.classifier is not None:
             raise AdapterError("Only adapters of LoRA mode can be removed.", field=name)
@@ -252,7 +258,7 @@ class EngineCore:
 
     def _refuse_while_running(self, what: str) -> None:
         if self._scheduler.busy:
-            raise AdapterError(
+            raise BusyError(
                 f"Requests are running: it is not safe to {what} adapters under them.",
                 remedy="Try again when they are done.",
             )
@@ -314,7 +320,7 @@ class EngineCore:
         if not all(0 <= token < vocabulary for token in tokens):
             raise RequestError(f"The prompt has token ids beyond the vocabulary of {vocabulary}.", field="prompt")
         if len(tokens) >= self.context:
-            raise RequestError(
+            raise ContextLengthError(
                 f"The prompt has {len(tokens):,} tokens, the context {self.context:,}.",
                 field="messages" if isinstance(request, ChatRequest) else "prompt",
                 remedy="Shorten the conversation, or load the model with a longer context.",
@@ -376,24 +382,36 @@ class EngineCore:
         if not chunks:
             return events
         try:
-            logits = self._runner.run(chunks)
+            predictions = self._runner.run(chunks)
+            drawn = [
+                self._draw(chunk.sequence, prediction)
+                for chunk, prediction in zip(chunks, predictions, strict=True)
+                if prediction is not None
+            ]
+            keep_logits = any(chunk.sequence.sampling.logprobs is not None for chunk in chunks)
+            tokens = iter(self._runner.read(drawn, keep_logits=keep_logits))
         except (RuntimeError, MemoryError) as problem:  # out of memory above all; the model itself is unharmed
             return events + [self._fail(chunk.sequence, problem) for chunk in chunks]
-        for chunk, row in zip(chunks, logits, strict=True):
+        for chunk, prediction in zip(chunks, predictions, strict=True):
             self._scheduler.computed(chunk)
-            if row is None:
-                continue
-            try:
-                events += self._take_token(chunk.sequence, row)
-            except (RuntimeError, ValueError) as problem:  # logits that nothing can be drawn from: this request's alone
-                events.append(self._fail(chunk.sequence, problem))
+            if prediction is not None:
+                events += self._take_token(chunk.sequence, next(tokens), prediction.logits)
         return events
 
     @torch.inference_mode()
-    def _take_token(self, sequence: Sequence, logits: Tensor) -> list[Event]:
-        """Sample from float32 logits [vocab] and tell what came of it."""
-        processed = process(logits, sequence.sampling, sequence.tokens[: sequence.prompt_length], sequence.answer)
-        token = draw(processed, sequence.sampling, sequence.generator)
+    def _draw(self, sequence: Sequence, prediction: Prediction) -> Tensor:
+        """The next token, int64 [], still on the device."""
+        sampling = sequence.sampling
+        processed = process(prediction.logits, sampling, sequence.tokens[: sequence.prompt_length], sequence.answer)
+        if processed is prediction.logits and sampling.temperature == 0:
+            return prediction.best
+        return draw(processed, sampling, sequence.generator)
+
+    @torch.inference_mode()
+    def _take_token(self, sequence: Sequence, token: int, logits: Tensor) -> list[Event]:
+        """Add the token to the answer and tell what came of it. logits: float32 [vocab], before any processing."""
+        if token < 0:
+            return [self._fail(sequence, RequestError("Nothing can be drawn: the model's logits are not numbers."))]
         self._runner.accept(sequence, token)
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
@@ -401,7 +419,7 @@ class EngineCore:
             return self._finish(sequence, "stop")
         sequence.tokens.append(token)
         if sequence.sampling.logprobs is not None:
-            sequence.logprobs.append(logprob_of(logits, token, sequence.sampling.logprobs))
+            sequence.logprobs.append(logprob_of(logits, token, sequence.sampling.logprobs, self.tokenizer.token_bytes))
         text, stopped = sequence.stops.add(sequence.stream.add(token))
         event = self._generated(sequence, text, (token,))
         if stopped:
@@ -430,6 +448,7 @@ class EngineCore:
             labels,
             start,
             logprobs,
+            sequence.look_ahead,
         )
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> list[Event]:
@@ -453,6 +472,7 @@ class EngineCore:
                 sequence.cached,
                 first - sequence.admitted,
                 later / (now - first) if later > 0 and now > first else 0.0,
+                sequence.look_ahead,
             )
         )
         return events
@@ -474,21 +494,9 @@ def _check_settings(settings: LoadSettings) -> None:
         raise RequestError(f"{index!r} is not a count of tokens.", field="tgt_non_granular_index")
     if settings.mode == "xlora" and settings.adapters:
         raise RequestError("An X-LoRA checkpoint brings its own adapters.", field="adapters")
-
-
-def _context(settings: LoadSettings, config: ModelConfig, folder: Path) -> int:
-    if settings.context is None:
-        # longrope stretches short conversations too once a long one is possible: only who asks for one gets that
-        native = config.rope.original_context if config.rope.kind == "longrope" else DEFAULT_CONTEXT
-        return min(config.context, native, DEFAULT_CONTEXT)
-    if not 2 <= settings.context <= config.context:
-        raise RequestError(
-            f"A context of {settings.context:,} tokens is asked for, the model was made for {config.context:,}.",
-            file=folder,
-            field="context",
-            remedy=f"Choose 2 to {config.context:,}.",
-        )
-    return settings.context
+    if settings.quantize not in get_args(Quantize):
+        choices = ", ".join(get_args(Quantize))
+        raise RequestError(f"{settings.quantize!r} is not supported.", field="quantize", remedy=f"Use {choices}.")
 
 
 def _load_base(
@@ -523,7 +531,9 @@ def _load_base(
         progress=lambda fraction: progress("Loading the base model", fraction),
     )
     gc.collect()
-    return _Base(origin, decoder, tokenizer)
+    bnb = source.config.bnb
+    warnings = (cpu_warning(bnb.bits),) if bnb is not None and device.type == "cpu" else ()
+    return _Base(origin, decoder, tokenizer, warnings)
 
 
 def _short_name(settings: LoadSettings) -> str:

@@ -10,14 +10,66 @@ from torch import Tensor
 
 from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture, MixtureDelta
+from loradesk_engine.generation.graphs import DecodeGraph, DecodeGraphs
+from loradesk_engine.generation.sampling import likeliest
 from loradesk_engine.generation.scheduler import Chunk
 from loradesk_engine.generation.sequence import Sequence, XLoraState
+from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
 
 GUESS_MEMORY = 0.1  # weight of the latest guess in the running share of right ones
 GUESS_WORTH = 0.4  # under this share a guess row costs more than it saves
 WEIGHTS_KEPT = 64  # adapter states whose weights are kept on the device
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What follows a sequence. logits: float32 [vocab]; best: int64 [], the likeliest token, -1 if they are no numbers.
+
+    Valid until the runner's next pass.
+    """
+
+    logits: Tensor
+    best: Tensor
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a forward pass gave.
+
+    Attributes:
+        logits, best: of the last rows of the parts that were asked for, float32 [asked, vocab] and int64 [asked].
+        scalings: what the classifier gives for all rows of the parts to be classified, float32 [rows, layers,
+            adapters]; None if there are none.
+        graph: the one that was replayed, if one was.
+    """
+
+    logits: Tensor
+    best: Tensor
+    scalings: Tensor | None
+    graph: DecodeGraph | None = None
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    """A decoding step that was a replay: the chunks and scalings of its rows."""
+
+    graph: DecodeGraph
+    chunks: Many[Chunk]
+    scalings: Many[Tensor | None]
+
+    def rows_of(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> list[int] | None:
+        """Which rows computed these chunks with these scalings; None where one was not computed, or not so."""
+        found = {
+            (id(chunk.sequence), chunk.start, chunk.length, id(row)): number
+            for number, (chunk, row) in enumerate(zip(self.chunks, self.scalings, strict=True))
+        }
+        keys = [
+            (id(chunk.sequence), chunk.start, chunk.length, id(row))
+            for chunk, row in zip(chunks, scalings, strict=True)
+        ]
+        return [found[key] for key in keys] if all(key in found for key in keys) else None
 
 
 @dataclass(frozen=True)
@@ -46,6 +98,10 @@ class Runner:
     left out while the base's guesses are mostly wrong; they stay known from the scaling rows, and so is when they
     become right again.
 
+    On CUDA the next step of sequences that decode starts as soon as their tokens are drawn, before the host has read
+    them: what the host does with a token costs no time then. If the next step turns out to be another one (a request
+    ended, an adapter was switched), that pass is thrown away.
+
     Args:
         lookahead: whether to do so; without it every token costs two passes.
         tgt_non_granular_index: freeze the scalings after this many completion tokens; the scaling pass stops then.
@@ -69,12 +125,35 @@ class Runner:
         self._slots_each = 2 if classifier is not None else 1
         self._weights: dict[object, Tensor] = {}  # adapter state's key -> float32 [1, 1, adapters]
         self._uniform: tuple[Tensor, tuple[int, ...], MixtureDelta | None] | None = None  # the last one made
+        self._new_guesses: list[tuple[Sequence, Tensor]] = []  # not read from the device yet
+        self._replayed: _Replayed | None = None  # the step that tokens are drawn from now
+        self._started: _Replayed | None = None  # the step after it, if it was started already
+        self._graphs: DecodeGraphs | None = None
+        if DecodeGraphs.usable(decoder):
+            self._graphs = DecodeGraphs(decoder, self.cache, mixture, classifier)
 
     @torch.inference_mode()
-    def run(self, chunks: Many[Chunk]) -> list[Tensor | None]:
-        """Compute chunks. float32 logits [vocab] of the last row of each chunk that reaches the end of its sequence."""
+    def prepare(self) -> None:
+        """Compile and capture what the first tokens need, so that they do not wait for it."""
+        if self._graphs is None:
+            return
+        self.cache.reserve(self._slots_each, 1)
+        for rows in range(1, self._slots_each + 1):
+            for adapted in (False, True) if self.mixture is not None and self.mixture.adapters else (False,):
+                zeros = [0] * rows
+                self._graphs.graph(rows, adapted=adapted).run(zeros, zeros, zeros, [None] * rows)
+
+    @torch.inference_mode()
+    def run(self, chunks: Many[Chunk]) -> list[Prediction | None]:
+        """Compute chunks. Predicts what follows each chunk that reaches the end of its sequence."""
+        self._new_guesses.clear()
         self._reserve(chunks)
         scalings = self._scalings(chunks)
+        started, self._started, self._replayed = self._started, None, None
+        if started is not None and (computed := started.rows_of(chunks, scalings)) is not None:
+            if len(computed) == len(started.chunks):
+                self._replayed = started
+            return [Prediction(started.graph.logits[row], started.graph.best[row]) for row in computed]
         rows = [
             _Rows(
                 chunk.sequence.tokens[chunk.start : chunk.start + chunk.length],
@@ -90,19 +169,55 @@ class Runner:
         guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
         rows += [self._guess_row(chunk) for chunk in guessed]
         active = self._active([chunk.sequence for chunk in chunks])
-        hidden = self._forward(rows, active)
-
         ends = [chunk.start + chunk.length == len(chunk.sequence.tokens) for chunk in chunks]
-        last_rows, row = [], -1
-        for chunk, end in zip(chunks, ends, strict=True):
-            row += chunk.length
-            if end:
-                last_rows.append(row)
-        chunk_rows = row + 1
-        logits = iter(self._logits(rows[: len(chunks)], hidden[last_rows], last_rows, active) if last_rows else ())
-        for chunk, guess_hidden in zip(guessed, hidden[chunk_rows:], strict=True):
-            self._keep_guess(chunk.sequence, guess_hidden)
-        return [next(logits) if end else None for end in ends]
+        asked = [number for number, end in enumerate(ends) if end]
+        guesses = list(range(len(chunks), len(rows)))
+        passed = self._pass(rows, [*asked, *guesses], guesses, active)
+        if passed.graph is not None and self.classifier is None:
+            # (the scalings of X-LoRA's next step are not known before its token is)
+            self._replayed = _Replayed(passed.graph, chunks, scalings)
+        for place, chunk in enumerate(guessed):
+            assert passed.scalings is not None
+            _xlora(chunk.sequence).ready = passed.scalings[place]
+            self._new_guesses.append((chunk.sequence, passed.best[len(asked) + place]))
+        predictions = iter(zip(passed.logits, passed.best, strict=True))
+        return [Prediction(*next(predictions)) if end else None for end in ends]
+
+    @torch.inference_mode()
+    def read(self, tokens: Many[Tensor], *, keep_logits: bool) -> list[int]:
+        """The ids of drawn tokens, each int64 []; the one time in a step that the host waits for the device.
+
+        keep_logits: somebody looks at the logits after this, so the next step must not be started yet.
+        """
+        drawn = [*tokens, *(guess for _, guess in self._new_guesses)]
+        if not drawn:
+            return []
+        together = torch.stack(drawn)
+        if together.device.type == "cuda":
+            there = torch.empty(together.shape, dtype=together.dtype, pin_memory=True)
+            there.copy_(together, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+            if not keep_logits:
+                self._start_next(together)
+            done.synchronize()
+            ids: list[int] = there.tolist()
+        else:
+            ids = together.tolist()
+        for (sequence, _), guess in zip(self._new_guesses, ids[len(tokens) :], strict=True):
+            _xlora(sequence).guess = max(guess, 0)
+        self._new_guesses.clear()
+        return ids[: len(tokens)]
+
+    def _start_next(self, tokens: Tensor) -> None:
+        """Start the step after the one that `tokens` were drawn from, if that was a replay of plain decoding."""
+        last, self._replayed = self._replayed, None
+        if last is None or len(last.chunks) != len(tokens):
+            return
+        chunks = [Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks]
+        if max(chunk.start for chunk in chunks) < self.cache.capacity:
+            last.graph.advance(tokens.clamp(min=0))
+            self._started = _Replayed(last.graph, chunks, last.scalings)
 
     def accept(self, sequence: Sequence, token: int) -> None:
         """Tell the runner which token was sampled, before the next step: a right guess's scalings are ready."""
@@ -169,15 +284,13 @@ class Runner:
             )
             for chunk in chunks
         ]
-        active = self._all_active()
-        hidden = self._forward(rows, active)
-        scalings = torch.split(self.classifier(hidden), [chunk.length for chunk in chunks])
+        every = range(len(rows))
+        passed = self._pass(rows, every if self.lookahead else (), every, self._all_active())
+        assert passed.scalings is not None
         if self.lookahead:
-            ends = torch.tensor([chunk.length for chunk in chunks]).cumsum(0).sub(1).tolist()
-            guesses = self._logits(rows, hidden[ends], ends, active).argmax(-1).tolist()
-            for chunk, guess in zip(chunks, guesses, strict=True):
-                _xlora(chunk.sequence).guess = guess
-        return list(scalings)
+            for chunk, guess in zip(chunks, passed.best.tolist(), strict=True):
+                _xlora(chunk.sequence).guess = max(guess, 0)
+        return list(torch.split(passed.scalings, [chunk.length for chunk in chunks]))
 
     def _scaling_pass_scalings(self) -> Tensor | None:
         assert self.classifier is not None
@@ -202,17 +315,6 @@ class Runner:
         assert state.guess is not None
         slot = self._slots_each * (chunk.sequence.slot or 0) + 1
         return _Rows([state.guess], chunk.start + chunk.length, slot, self._scaling_pass_scalings())
-
-    def _keep_guess(self, sequence: Sequence, hidden: Tensor) -> None:
-        """The guess's scalings, and the base model's guess of the token after it. hidden: [hidden_size]"""
-        assert self.classifier is not None
-        state = _xlora(sequence)
-        state.ready = self.classifier(hidden[None])[0]
-        state.guess = int(self._base_logits(hidden[None]).argmax())
-
-    def _base_logits(self, hidden: Tensor) -> Tensor:
-        scalings = self._scaling_pass_scalings()
-        return self.decoder.logits(hidden, self._delta([scalings], [1], self._all_active()))
 
     def _freeze(self, chunk: Chunk, scalings: Tensor) -> None:
         """Non-granular scalings: from completion token `tgt_non_granular_index` on, those of the token before it are
@@ -241,8 +343,51 @@ class Runner:
         """The mixture has other adapters now: let go of what was made for the old ones."""
         self._weights.clear()
         self._uniform = None
+        self._started = self._replayed = None
+        if self._graphs is not None:
+            self._graphs.clear()
 
     # --- forward passes -----------------------------------------------------------------------------------------------
+
+    def _pass(self, rows: Many[_Rows], asked: Many[int], classified: Many[int], active: tuple[int, ...]) -> _Pass:
+        """Compute parts of sequences.
+
+        Args:
+            asked: numbers of the parts whose last row's logits are wanted.
+            classified: numbers of the parts that the classifier reads.
+            active: places of the adapters that any row uses.
+        """
+        if self._graphs is not None and len(rows) <= kernels.MAX_ROWS and all(len(part.tokens) == 1 for part in rows):
+            return self._replay(self._graphs, rows, asked, classified)
+        hidden = self._forward(rows, active)
+        starts = [0]
+        for part in rows:
+            starts.append(starts[-1] + len(part.tokens))
+        scalings = None
+        if classified and self.classifier is not None:
+            wanted = [hidden[starts[number] : starts[number + 1]] for number in classified]
+            scalings = self.classifier(hidden if len(wanted) == len(rows) else torch.cat(wanted))
+        ends = [starts[number + 1] - 1 for number in asked]
+        if not ends:
+            nothing = hidden.new_empty((0, 0), dtype=torch.float32)
+            return _Pass(nothing, nothing.new_empty(0, dtype=torch.int64), scalings)
+        logits = self._logits(rows, hidden[ends], ends, active)
+        return _Pass(logits, likeliest(logits), scalings)
+
+    def _replay(self, graphs: DecodeGraphs, rows: Many[_Rows], asked: Many[int], classified: Many[int]) -> _Pass:
+        """The same by a captured graph, for parts of one row each."""
+        adapted = any(part.scalings is not None for part in rows)
+        graph = graphs.graph(len(rows), adapted=adapted)
+        graph.run(
+            [part.tokens[0] for part in rows],
+            [part.start for part in rows],
+            [part.slot for part in rows],
+            [part.scalings for part in rows],
+        )
+        # the next replay writes over these: logits are read before that, scalings wait for the step after
+        predicted = graph.predicted
+        scalings = _chosen(predicted, classified).clone() if predicted is not None and classified else None
+        return _Pass(_chosen(graph.logits, asked), _chosen(graph.best, asked), scalings, graph)
 
     def _forward(self, rows: Many[_Rows], active: tuple[int, ...]) -> Tensor:
         """Hidden states [rows, hidden] after the final norm."""
@@ -305,6 +450,14 @@ class Runner:
             for place, adapter in enumerate(self.mixture.adapters)
             if any(sequence.state.weights.get(adapter.name, 0.0) != 0 for sequence in sequences)
         )
+
+
+def _chosen(rows: Tensor, numbers: Many[int]) -> Tensor:
+    """Some rows; a view where they lie together."""
+    if not numbers:
+        return rows[:0]
+    first, last = numbers[0], numbers[-1] + 1
+    return rows[first:last] if last - first == len(numbers) else rows[list(numbers)]
 
 
 def _row_of(scalings: Tensor | None, offset: int) -> Tensor | None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,10 +71,19 @@ def process(logits: Tensor, sampling: Sampling, prompt: Sequence[int], answer: S
     return logits
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token. Temperature 0, and what is as good as 0, takes the likeliest."""
+def likeliest(logits: Tensor) -> Tensor:
+    """The likeliest token of each row, or -1 where the logits are not numbers. [..., vocab] -> int64 [...]"""
+    values, tokens = logits.max(dim=-1)
+    return torch.where(values.isfinite(), tokens, -1)
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """The next token, int64 [], or -1 where nothing can be drawn; it stays on the device, so nothing waits for it.
+
+    Temperature 0, and what is as good as 0, takes the likeliest.
+    """
     if sampling.temperature < LEAST_TEMPERATURE:
-        return int(logits.argmax())
+        return likeliest(logits)
     logits = logits / sampling.temperature
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
@@ -82,13 +91,18 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p:
         logits = keep_min_p(logits, sampling.min_p)
-    return int(torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator))
+    probabilities = torch.softmax(logits, dim=-1)
+    # what torch.multinomial does for one sample, without its check of the sum, which ends the process on CUDA
+    waits = torch.empty_like(probabilities).exponential_(generator=generator)
+    return likeliest(probabilities / waits)
 
 
-def logprob_of(logits: Tensor, token: int, top: int) -> TokenLogprob:
-    """Log-probabilities before any processing."""
+def logprob_of(logits: Tensor, token: int, top: int, token_bytes: Callable[[int], bytes]) -> TokenLogprob:
+    """Log-probabilities before any processing; `token_bytes` gives the bytes of a token."""
     logprobs = torch.log_softmax(logits, dim=-1)
     values, ids = torch.topk(logprobs, min(top, logits.shape[-1]))
-    return TokenLogprob(
-        token, float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)) if top else ()
+    others = tuple(
+        TokenLogprob(other, value, token_bytes(other))
+        for other, value in zip(ids.tolist(), values.tolist(), strict=True)
     )
+    return TokenLogprob(token, float(logprobs[token]), token_bytes(token), others)

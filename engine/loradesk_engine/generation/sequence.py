@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradesk_engine.commands import Sampling
-from loradesk_engine.events import FinishReason, TokenLogprob
+from loradesk_engine.events import FinishReason, LookAhead, TokenLogprob
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,11 @@ class Sequence:
     scalings: list[Tensor] = field(default_factory=list)  # computed since the last event, each [rows, layers, adapters]
     scalings_start: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    @property
+    def look_ahead(self) -> LookAhead | None:
+        state = self.xlora
+        return LookAhead(state.hits, state.misses) if state is not None and state.hits + state.misses else None
 
     @property
     def answer(self) -> list[int]:

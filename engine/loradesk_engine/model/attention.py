@@ -6,28 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loradesk_engine.model.batch import Segment
+from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.norm import cap
+from loradesk_engine.model.rope import Turns
+
+# cuDNN's attention plans anew for every length, which takes longer than a step
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    turns: Turns,
     keys: Tensor,
     values: Tensor,
-    segments: tuple[Segment, ...],
+    batch: Batch,
     scale: float,
     window: int | None,
     limit: float | None = None,
 ) -> Tensor:
-    """Write the new keys and values into the cache and attend causally over all that a slot holds.
+    """Rotate, write the new keys and values into the cache, and attend causally over all that a slot holds.
 
     Args:
-        q: [rows, heads, head_dim], rotated.
-        k, v: [rows, kv_heads, head_dim], k rotated.
+        q: [rows, heads, head_dim], not rotated yet.
+        k, v: [rows, kv_heads, head_dim], k not rotated yet.
+        turns: the rotation.
         keys, values: one layer of the cache, [slots, kv_heads, capacity, head_dim].
-        segments: whose rows these are. A sequence attends only over its own slot, so that it does not matter what it is
+        batch: whose rows these are. A sequence attends only over its own slot, so that it does not matter what it is
             batched with.
         scale: factor of the products before the softmax.
         window: a token sees this many tokens, itself included; None: all.
@@ -36,9 +42,16 @@ def attend(
     Returns:
         [rows, heads * head_dim]
     """
+    if batch.slots is not None:
+        from loradesk_engine.model.kernels.attention import attend_rows, rotate_and_store
+
+        positions, slots = batch.positions, batch.slots
+        q = rotate_and_store(q, k, v, *turns.tables, positions, slots, keys, values)
+        return attend_rows(q, keys, values, positions, slots, scale, window, limit)
     rows, heads, head_dim = q.shape
+    q, k = turns(q), turns(k)
     out = torch.empty_like(q)
-    for segment in segments:
+    for segment in batch.segments:
         first, last = segment.start, segment.start + segment.length
         end = segment.past + segment.length
         slot_keys, slot_values = keys[segment.slot], values[segment.slot]  # [kv_heads, capacity, head_dim]
@@ -49,12 +62,16 @@ def attend(
         seen_keys, seen_values = slot_keys[None, :, begin:end], slot_values[None, :, begin:end]
         if limit is not None:
             out[first:last] = _attend_capped(
-                q[first:last], seen_keys[0], seen_values[0], _visible(segment, begin, window, q.device), scale, limit
+                q[first:last], seen_keys[0], seen_values[0], _visible(batch, segment, begin, window), scale, limit
             )
         elif segment.length == 1:
             out[first] = _attend_one(q[first], seen_keys, seen_values, scale)
         else:
-            mask = None if _is_square(segment, window) else _visible(segment, begin, window, q.device)
+            mask = None if _is_square(segment, window) else _visible(batch, segment, begin, window)
+            if mask is not None and q.device.type == "cuda":  # the fused kernel that takes a mask knows no groups
+                shape = (1, heads, end - begin, head_dim)
+                seen_keys = seen_keys[:, :, None].expand(-1, -1, heads // k.shape[1], -1, -1).reshape(shape)
+                seen_values = seen_values[:, :, None].expand(-1, -1, heads // k.shape[1], -1, -1).reshape(shape)
             attended = F.scaled_dot_product_attention(
                 q[first:last].transpose(0, 1)[None],
                 seen_keys,
@@ -62,7 +79,7 @@ def attend(
                 attn_mask=mask,
                 is_causal=mask is None,
                 scale=scale,
-                enable_gqa=heads != k.shape[1],
+                enable_gqa=heads != seen_keys.shape[1],
             )
             out[first:last] = attended[0].transpose(0, 1)
     return out.view(rows, heads * head_dim)
@@ -96,10 +113,12 @@ def _is_square(segment: Segment, window: int | None) -> bool:
     return segment.past == 0 and (window is None or segment.length <= window)
 
 
-def _visible(segment: Segment, begin: int, window: int | None, device: torch.device) -> Tensor:
+def _visible(batch: Batch, segment: Segment, begin: int, window: int | None) -> Tensor:
     """Which keys each row sees, bool [length, keys from `begin` on]."""
-    end = segment.past + segment.length
-    rows = torch.arange(segment.past, end, device=device)[:, None]
-    columns = torch.arange(begin, end, device=device)[None, :]
-    visible = columns <= rows
-    return visible if window is None else visible & (columns > rows - window)
+    if (segment, window) not in batch.masks:
+        end, device = segment.past + segment.length, batch.positions.device
+        rows = torch.arange(segment.past, end, device=device)[:, None]
+        columns = torch.arange(begin, end, device=device)[None, :]
+        visible = columns <= rows
+        batch.masks[segment, window] = visible if window is None else visible & (columns > rows - window)
+    return batch.masks[segment, window]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -11,7 +11,11 @@ from torch import Tensor
 class Delta(Protocol):
     """What adapters add to linears for the rows of one batch."""
 
-    def add(self, number: int, x: Tensor, y: Tensor) -> Tensor:
+    def begin(self, number: int, x: Tensor) -> Any:
+        """What needs only the input of projection `number`, while the base's product runs; `add` is given it."""
+        ...
+
+    def add(self, number: int, x: Tensor, y: Tensor, begun: Any) -> Tensor:
         """Output of projection `number` with the adapters' part. x: [rows, in], y: [rows, out], the base's own output.
 
         May change `y` in place. Returns `y` itself, untouched, when no adapter of these rows is on this projection.
@@ -49,9 +53,14 @@ class Batch:
         positions: int64 [rows], position of each token in its own sequence.
         segments: which rows belong to which slot.
         delta: the adapters' part; None runs the base model.
+        slots: int64 [rows], or None. If given, each row is the next token of its own slot, `segments` is empty, and all
+            that differs from step to step is read on the device: such a pass can be captured in a CUDA graph.
+        masks: which keys the rows of a segment see, by window; all layers share them.
     """
 
     token_ids: Tensor
     positions: Tensor
     segments: tuple[Segment, ...]
     delta: Delta | None = None
+    slots: Tensor | None = None
+    masks: dict[tuple[Segment, int | None], Tensor] = field(default_factory=dict, compare=False, repr=False)

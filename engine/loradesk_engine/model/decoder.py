@@ -15,7 +15,7 @@ from loradesk_engine.model.cache import KVCache
 from loradesk_engine.model.linear import Embedding, Linear, Projection
 from loradesk_engine.model.mlp import Mlp
 from loradesk_engine.model.norm import Norm, cap
-from loradesk_engine.model.rope import Rope, rotate
+from loradesk_engine.model.rope import Rope, Turns
 
 
 @dataclass(frozen=True)
@@ -96,31 +96,27 @@ class Decoder:
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Hidden states after the final norm, [rows, hidden]. The batch's keys and values are in the cache afterwards.
 
-        The cache must have room for every segment (`cache.reserve`).
+        The cache must have room for every segment (`cache.reserve`); a batch with `slots` needs `reserve` first.
         """
         config, delta = self.config, batch.delta
         longest = max((segment.past + segment.length for segment in batch.segments), default=0)
-        self._rope.reserve(longest)
-        cos, sin = self._rope.at(batch.positions)
-        if self._local_rope is self._rope:
-            local_cos, local_sin = cos, sin
-        else:
-            self._local_rope.reserve(longest)
-            local_cos, local_sin = self._local_rope.at(batch.positions)
+        self.reserve(longest)
         hidden = self.embedding(batch.token_ids)  # [rows, hidden]
         if self._embedding_scale is not None:
             hidden = hidden * self._embedding_scale
-        for number, layer in enumerate(self.layers):
-            x = layer.input_norm(hidden)
+        x = self.layers[0].input_norm(hidden)
+        following = [layer.input_norm for layer in self.layers[1:]] + [self.norm]
+        whole, local = Turns(self._rope, batch), Turns(self._local_rope, batch)
+        for number, (layer, next_norm) in enumerate(zip(self.layers, following, strict=True)):
             q, k, v = self._qkv(layer, x, delta)
-            c, s = (cos, sin) if layer.window is None else (local_cos, local_sin)
             attended = attend(
-                rotate(q, c, s),
-                rotate(k, c, s),
+                q,
+                k,
                 v,
+                whole if layer.window is None else local,
                 cache.keys[number],
                 cache.values[number],
-                batch.segments,
+                batch,
                 config.attention_scale,
                 layer.window,
                 config.attention_cap,
@@ -129,12 +125,17 @@ class Decoder:
             if layer.attention_norm is not None:
                 attended = layer.attention_norm(attended)
             if layer.mlp_norm is None:  # parallel: both read the same norm
-                hidden = hidden + attended + layer.mlp(x, delta)
+                hidden, x = next_norm.add(hidden, attended + layer.mlp(x, delta))
                 continue
-            hidden = hidden + attended
-            out = layer.mlp(layer.mlp_norm(hidden), delta)
-            hidden = hidden + (out if layer.out_norm is None else layer.out_norm(out))
-        return self.norm(hidden)
+            hidden, x = layer.mlp_norm.add(hidden, attended)
+            out = layer.mlp(x, delta)
+            hidden, x = next_norm.add(hidden, out if layer.out_norm is None else layer.out_norm(out))
+        return x
+
+    def reserve(self, positions: int) -> None:
+        """Prepare what depends on how long sequences are, for this many positions."""
+        self._rope.reserve(positions)
+        self._local_rope.reserve(positions)
 
     def _qkv(self, layer: Layer, x: Tensor, delta: Delta | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [rows, heads, head_dim], keys and values [rows, kv_heads, head_dim]."""

@@ -1,12 +1,18 @@
-"""Which device and number type a model is held in."""
+"""Which device and number type a model is held in, and for which context."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import torch
 
 from loradesk_engine.errors import RequestError
+from loradesk_engine.formats.config import ModelConfig
 
+DEFAULT_CONTEXT = 8192  # a model's own limit may be a million tokens, and a cache of that size nobody asked for
 SMALL_MODEL = 64_000_000  # parameters
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,6 +54,54 @@ def choose_dtype(name: str, device: torch.device, parameters: int, free_bytes: i
     if device.type != "cpu":
         return torch.bfloat16
     return torch.float32 if parameters * 4 <= free_bytes // 2 else torch.bfloat16
+
+
+def choose_context(wanted: int | None, config: ModelConfig, file: Path) -> int:
+    """Tokens that a sequence may hold.
+
+    Args:
+        wanted: None takes the model's own, up to `DEFAULT_CONTEXT`.
+        file: the checkpoint, for the error message.
+
+    Raises:
+        RequestError: more than the model was made for.
+    """
+    if wanted is None:
+        # longrope stretches short conversations too once a long one is possible: only who asks for one gets that
+        native = config.rope.original_context if config.rope.kind == "longrope" else DEFAULT_CONTEXT
+        return min(config.context, native, DEFAULT_CONTEXT)
+    if not 2 <= wanted <= config.context:
+        raise RequestError(
+            f"A context of {wanted:,} tokens is asked for, the model was made for {config.context:,}.",
+            file=file,
+            field="context",
+            remedy=f"Choose 2 to {config.context:,}.",
+        )
+    return wanted
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a load may still take on a device. On the CPU the file cache counts as free: it gives way."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return int(psutil.virtual_memory().available)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within this, torch computes on the calling thread alone.
+
+    For many short steps: where another program has a core, its threads wait for each other at every one of them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def set_threads(device: torch.device, parameters: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from loradesk_engine.model.batch import Delta
 
 NARROW = 1024
+SLICE_VALUES = 8 * 2**20
+"""Values of a weight in float32 at once where all of it is read, so that a large matrix is never there twice."""
 
 
 class Linear(Protocol):
@@ -20,6 +22,7 @@ class Linear(Protocol):
     Attributes:
         path: as Hugging Face names it, `model.layers.0.self_attn.q_proj`.
         index: its place among the model's linears, in registration order; adapters are found by it.
+        bias: [out_features] or None.
         nbytes: memory its weights hold.
     """
 
@@ -27,6 +30,7 @@ class Linear(Protocol):
     index: int
     in_features: int
     out_features: int
+    bias: Tensor | None
 
     @property
     def nbytes(self) -> int: ...
@@ -34,6 +38,16 @@ class Linear(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """x: [rows, in_features] -> [rows, out_features]"""
         ...
+
+    def weight_slices(self) -> Iterator[Tensor]:
+        """The weight that it stands for, some rows at a time from the first on: float32 [count, in_features]."""
+        ...
+
+
+def row_slices(rows: int, columns: int) -> Iterator[slice]:
+    """Rows of a matrix that are read at once."""
+    step = max(1, SLICE_VALUES // columns)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def fast_layout(weight: Tensor) -> Tensor:
@@ -65,6 +79,9 @@ class DenseLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+    def weight_slices(self) -> Iterator[Tensor]:
+        return (self.weight[rows].float() for rows in row_slices(*self.weight.shape))
 
 
 class Embedding(Protocol):
@@ -99,15 +116,17 @@ class Projection:
     ) -> None:
         self.number = number
         self.linears = tuple(linears)
-        self._product = self.linears[0] if len(self.linears) == 1 else product
+        self._product = self.linears[0] if len(self.linears) == 1 else product or self._side_by_side
 
     def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
         """The linears with the adapters' part, side by side. x: [rows, in] -> [rows, sum of their out_features]"""
-        if self._product is not None:
-            y = self._product(x)
-        else:
-            y = torch.cat([linear(x) for linear in self.linears], dim=-1)
-        return y if delta is None else delta.add(self.number, x, y)
+        if delta is None:
+            return self._product(x)
+        begun = delta.begin(self.number, x)
+        return delta.add(self.number, x, self._product(x), begun)
+
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
 def fuse(linears: Sequence[DenseLinear]) -> DenseLinear:

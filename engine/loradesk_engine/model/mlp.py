@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Delta
 from loradesk_engine.model.linear import Projection
 
@@ -27,7 +29,12 @@ class GatedMlp:
         self._gate_up, self._down, self._activation = gate_up, down, activation
 
     def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
-        gate, up = self._gate_up(x, delta).chunk(2, dim=-1)
+        both = self._gate_up(x, delta)
+        if self._activation is F.silu and kernels.in_use():
+            from loradesk_engine.model.kernels.mlp import silu_product
+
+            return self._down(silu_product(both), delta)
+        gate, up = both.chunk(2, dim=-1)
         return self._down(self._activation(gate) * up, delta)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loradesk_engine.formats.config import RopeConfig
+from loradesk_engine.model.batch import Batch
 
 
 def inverse_frequencies(config: RopeConfig, context: int) -> Tensor:
@@ -88,6 +89,11 @@ class Rope:
         sin[:, : sin.shape[1] // 2].neg_()
         self._sin = sin.to(self._device, self._dtype)
 
+    @property
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of all positions there is room for, each [positions, rotary_dim]."""
+        return self._cos, self._sin
+
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines for positions [rows], each [rows, 1, rotary_dim]."""
         return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
@@ -101,3 +107,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     turned = x[..., :size]
     turned = torch.addcmul(turned * cos, turned.roll(size // 2, dims=-1), sin)
     return torch.cat([turned, x[..., size:]], dim=-1)
+
+
+class Turns:
+    """The rotation of a batch's rows: looked up once for all layers that use it."""
+
+    def __init__(self, rope: Rope, batch: Batch) -> None:
+        self._rope = rope
+        self._positions = batch.positions
+        self._found: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """See `Rope.tables`."""
+        return self._rope.tables
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x, [rows, heads, head_dim], rotated."""
+        if self._found is None:
+            self._found = self._rope.at(self._positions)
+        return rotate(x, *self._found)

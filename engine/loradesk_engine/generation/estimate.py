@@ -1,0 +1,82 @@
+"""How much memory a load will take, from the headers of its files alone."""
+
+from __future__ import annotations
+
+import torch
+
+from loradesk_engine.adapters.load import FoundAdapters, find_adapters
+from loradesk_engine.commands import LoadSettings
+from loradesk_engine.events import MemoryEstimate, MemoryPart
+from loradesk_engine.formats.config import ModelConfig
+from loradesk_engine.formats.hub import resolve_source, silent
+from loradesk_engine.generation.engine import MAX_SEQUENCES, GPU_STEP_TOKENS, EngineCore
+from loradesk_engine.model.base import read_base
+from loradesk_engine.model.device import choose_context, choose_device, choose_dtype, free_memory
+from loradesk_engine.model.estimate import estimate_cache, estimate_weights
+
+
+def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> MemoryEstimate:
+    """What a load of these settings will hold, against what is free on its device. Nothing is downloaded or loaded.
+
+    Args:
+        previous: the engine in use; a base that both share is not counted again.
+
+    Raises:
+        LoradeskError: a file is missing or malformed, not downloaded yet, or not supported; names file, field, remedy.
+    """
+    folder = resolve_source(settings.base, revision=settings.revision, fetch=False)
+    source = read_base(folder, settings.quantize)
+    config = source.config
+    context = choose_context(settings.context, config, folder)
+    device = choose_device(settings.device)
+    free = free_memory(device)
+    dtype = choose_dtype(settings.dtype, device, source.parameters, free)
+    weights = estimate_weights(source, device, dtype)
+    cache = estimate_cache(config, dtype, context)
+    shared = previous is not None and _same_base(previous, settings, context, device, dtype)
+    parts = [
+        MemoryPart(f"Weights, {weights.kind}", weights.nbytes, already_held=shared),
+        MemoryPart(f"KV cache, {context:,} tokens", cache),
+    ]
+    if settings.mode == "xlora":
+        parts.append(MemoryPart("KV cache of the scaling pass", cache))
+    if settings.mode != "none":
+        parts += _adapter_parts(find_adapters(settings, silent, fetch=False), dtype)
+    parts.append(MemoryPart("Working memory (about)", weights.scratch + _activation_bytes(config, dtype)))
+    return MemoryEstimate(str(device), str(dtype).removeprefix("torch."), context, tuple(parts), free)
+
+
+def _same_base(
+    previous: EngineCore, settings: LoadSettings, context: int, device: torch.device, dtype: torch.dtype
+) -> bool:
+    """Whether the load will share the weights of the engine in use."""
+    old, decoder = previous.settings, previous.decoder
+    return (old.base, old.revision, old.quantize, previous.context, decoder.device, decoder.dtype) == (
+        settings.base,
+        settings.revision,
+        settings.quantize,
+        context,
+        device,
+        dtype,
+    )
+
+
+def _adapter_parts(found: FoundAdapters, dtype: torch.dtype) -> list[MemoryPart]:
+    parts = []
+    for name, adapter in found.adapters.items():
+        values = sum(module.rank * (module.in_features + module.out_features) for module in adapter.modules.values())
+        parts.append(MemoryPart(f"Adapter {name}", values * dtype.itemsize))
+    if found.checkpoint is not None:
+        values = sum(
+            layer.in_features * layer.out_features + (0 if layer.bias is None else layer.out_features)
+            for layer in found.checkpoint.layers
+        )
+        parts.append(MemoryPart("Classifier", values * dtype.itemsize))
+    return parts
+
+
+def _activation_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """The widest intermediate results of a full step, and its logits with their copy for sampling."""
+    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    widest = 4 * config.hidden_size + 2 * heads + 3 * config.intermediate_size
+    return GPU_STEP_TOKENS * widest * dtype.itemsize + 2 * MAX_SEQUENCES * config.vocab_size * 4

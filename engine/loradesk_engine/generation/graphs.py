@@ -1,0 +1,175 @@
+"""Decoding on CUDA as captured graphs: one launch a step instead of hundreds.
+
+Everything that differs from step to step is read on the device (tokens, positions, slots, scalings), so switching or
+weighting an adapter changes a tensor and captures nothing again. There is a graph for each count of rows, rounded up to
+a power of two; a longer cache or other adapters make them anew, which takes about as long as one step without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from loradesk_engine.adapters.classifier import Classifier
+from loradesk_engine.adapters.mixture import Mixture, MixtureDelta
+from loradesk_engine.generation.sampling import likeliest
+from loradesk_engine.model import kernels
+from loradesk_engine.model.batch import Batch
+from loradesk_engine.model.cache import KVCache
+from loradesk_engine.model.decoder import Decoder
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
+
+
+class DecodeGraph:
+    """One decoding step of a fixed number of rows.
+
+    Attributes:
+        logits: float32 [rows, vocab], until the next step.
+        best: int64 [rows], the likeliest tokens.
+        predicted: float32 [rows, layers, adapters], the scalings that the classifier gives for these rows, or None.
+
+    Args:
+        adapted: whether the mixture is part of it; None of its adapters need be active.
+        pool: of memory, shared by graphs that never run at the same time.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KVCache,
+        mixture: Mixture | None,
+        classifier: Classifier | None,
+        rows: int,
+        *,
+        adapted: bool,
+        pool: _POOL_HANDLE,
+    ) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._mixture = mixture if adapted else None
+        self._classifier = classifier
+        self._inputs = torch.zeros((3, rows), dtype=torch.int64, device=decoder.device)  # tokens, positions, slots
+        self._scalings: Tensor | None = None
+        if self._mixture is not None:
+            layers = classifier.layers if classifier is not None else 1
+            self._scalings = torch.zeros((rows, layers, len(self._mixture.adapters)), device=decoder.device)
+        self._held: list[Tensor | None] = [None] * rows  # what lies in the rows of `_scalings`
+        self._delta: MixtureDelta | None = None
+        self._pool = pool
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.logits: Tensor
+        self.best: Tensor
+        self.predicted: Tensor | None
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Capture the step with the inputs that are there: they are computed on the way, so they must be real ones."""
+        stream = torch.cuda.Stream(self._decoder.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._decoder.device))
+        # the first time compiles the kernels and sets up the libraries, which a capture cannot
+        with torch.cuda.stream(stream), kernels.used():
+            self._compute()
+        torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # another thread may load a model meanwhile; its allocations are no part of this
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), kernels.used():
+            self.logits, self.best, self.predicted = self._compute()
+        return graph
+
+    def _compute(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        delta = None
+        if self._mixture is not None and self._scalings is not None:
+            delta = self._mixture.delta(self._scalings, range(len(self._mixture.adapters)))
+            self._delta = delta  # the graph reads its tensors at every replay, whatever the mixture keeps
+        tokens, positions, slots = self._inputs.unbind()
+        hidden = self._decoder.forward(Batch(tokens, positions, (), delta, slots), self._cache)
+        logits = self._decoder.logits(hidden, delta)
+        predicted = self._classifier(hidden).contiguous() if self._classifier is not None else None
+        return logits, likeliest(logits), predicted
+
+    def run(self, tokens: list[int], positions: list[int], slots: list[int], scalings: Many[Tensor | None]) -> None:
+        """Compute rows, at most as many as the graph has; the rest repeat the first one, which does no harm.
+
+        scalings: of each row, float32 [1, layers or 1, adapters], or None for the base model. A tensor that is given
+            again is taken to be unchanged.
+        """
+        spare = self._inputs.shape[1] - len(tokens)
+        given = torch.tensor(
+            [tokens + tokens[:1] * spare, positions + positions[:1] * spare, slots + slots[:1] * spare], pin_memory=True
+        )
+        self._inputs.copy_(given, non_blocking=True)
+        if self._scalings is not None:
+            for row, wanted in enumerate([*scalings, *[scalings[0]] * spare]):
+                if wanted is self._held[row]:
+                    continue
+                if wanted is None:
+                    self._scalings[row].zero_()
+                else:
+                    self._scalings[row].copy_(wanted[0])
+                self._held[row] = wanted
+        if self._graph is None:
+            self._graph = self._capture()
+        self._graph.replay()
+
+    def advance(self, tokens: Tensor) -> None:
+        """Compute the next position of the same rows, with tokens that only the device knows: int64 [rows given]."""
+        assert self._graph is not None
+        given = len(tokens)
+        self._inputs[0, :given].copy_(tokens)
+        self._inputs[0, given:].copy_(tokens[:1])
+        self._inputs[1].add_(1)
+        self._graph.replay()
+
+
+class DecodeGraphs:
+    """The graphs of a runner; made when they are first needed."""
+
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, mixture: Mixture | None, classifier: Classifier | None
+    ) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._mixture = mixture
+        self._classifier = classifier
+        self._graphs: dict[tuple[int, bool], DecodeGraph] = {}
+        self._made_for = (0, 0)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @staticmethod
+    def usable(decoder: Decoder) -> bool:
+        """Whether this model's steps can be captured.
+
+        A mixture of experts sends rows where the host has to look, and LLM.int8() looks for outliers.
+        """
+        bnb = decoder.config.bnb
+        outliers = bnb is not None and bnb.kind == "int8" and bnb.threshold > 0
+        return kernels.usable(decoder.device) and decoder.config.mlp != "experts" and not outliers
+
+    def graph(self, rows: int, *, adapted: bool) -> DecodeGraph:
+        """The graph for this many rows, 1 to `kernels.MAX_ROWS`."""
+        size = (self._cache.slots, self._cache.capacity)
+        if size != self._made_for:  # the cache lies elsewhere now
+            self.clear()
+            self._made_for = size
+            self._decoder.reserve(self._cache.capacity)
+        key = (1 << (rows - 1).bit_length(), adapted)
+        if key not in self._graphs:
+            self._graphs[key] = DecodeGraph(
+                self._decoder,
+                self._cache,
+                self._mixture,
+                self._classifier,
+                key[0],
+                adapted=adapted,
+                pool=self._pool,
+            )
+        return self._graphs[key]
+
+    def clear(self) -> None:
+        """Let go of all graphs, because what they read lies elsewhere now, or the mixture has other adapters."""
+        self._graphs.clear()
+        self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last graph in it
