@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loradesk_engine.errors import ConfigError
-from loradesk_engine.files import json_type, read_json_object
+from loradesk_engine.files import finite_number, json_type, read_json_object
+from loradesk_engine.formats.bnb import BnbConfig, read_bnb_config
 from loradesk_engine.ordering.modules import ARCHITECTURES, linear_modules
 
 RopeType = Literal["default", "linear", "llama3", "yarn", "longrope"]
@@ -74,6 +75,7 @@ class ModelConfig:
         embedding_scale: factor of the embeddings, rounded to the model's type.
         tie_embeddings: the output layer is the embedding matrix.
         eos_token_ids: ids that end an answer.
+        bnb: how bitsandbytes quantizes the linears, if it does.
     """
 
     architecture: str
@@ -111,6 +113,7 @@ class ModelConfig:
     tie_embeddings: bool = False
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    bnb: BnbConfig | None = None
 
 
 ACTIVATIONS: dict[str, Literal["silu", "gelu", "gelu_tanh"]] = {
@@ -152,9 +155,10 @@ class _Fields:
             if default is None:
                 raise self.refuse(field, "The number is missing.")
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        found = finite_number(value)
+        if found is None:
             raise self.refuse(field, f"A finite number is expected, not {value!r}.")
-        return float(value)
+        return found
 
     def positive(self, field: str, default: float | None = None) -> float:
         value = self.number(field, default)
@@ -268,6 +272,7 @@ def parse_config(values: Mapping[str, Any], file: str | os.PathLike[str]) -> Mod
         tie_embeddings=fields.boolean("tie_word_embeddings", gemma or family == "starcoder2"),
         bos_token_id=None if values.get("bos_token_id") is None else fields.integer("bos_token_id", low=0),
         eos_token_ids=token_ids(values.get("eos_token_id"), file),
+        bnb=read_bnb_config(values, file),
     )
 
 
@@ -279,10 +284,6 @@ def _linear_paths(values: Mapping[str, Any], file: str | os.PathLike[str]) -> tu
 
 
 def _refuse_unsupported(fields: _Fields, family: str) -> None:
-    if fields.values.get("quantization_config") is not None:
-        raise fields.refuse(
-            "quantization_config", "Quantized checkpoints of this kind are not supported.", "Use the 16-bit checkpoint."
-        )
     for flag in ("qk_layernorm", "use_bidirectional_attention"):
         if fields.values.get(flag):
             raise fields.refuse(flag, f"{flag} = {fields.values[flag]!r} is not supported.")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from loradesk_engine.errors import ConfigError
+from loradesk_engine.commands import Quantize
+from loradesk_engine.errors import ConfigError, RequestError
 from loradesk_engine.files import read_json_object
+from loradesk_engine.formats.bnb import BnbConfig, stored_parameters
 from loradesk_engine.formats.config import ModelConfig, read_config
 from loradesk_engine.formats.gguf import read_gguf
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
-from loradesk_engine.formats.safetensors import SafetensorsWeights, checkpoint_files
+from loradesk_engine.formats.safetensors import PICKLED_SUFFIXES, SafetensorsWeights, checkpoint_files, refuse_pickle
+from loradesk_engine.formats.stored import StoredTensor
 from loradesk_engine.formats.tokenizer import Tokenizer, read_tokenizer
 from loradesk_engine.model.quantized import GgufWeights
 
@@ -46,27 +49,48 @@ class BaseSource(Protocol):
 
     def weights(self) -> Mapping[str, Tensor]: ...
 
+    def tensors(self) -> list[StoredTensor]:
+        """What the headers say of the weights, for estimates."""
+        ...
+
 
 @dataclass
 class FolderSource:
-    """A folder with config.json, tokenizer.json and safetensors files."""
+    """A folder with config.json, tokenizer.json and safetensors files; `quantize` is done while the weights load."""
 
     path: Path
+    quantize: Quantize = "none"
 
     def __post_init__(self) -> None:
         self.config = read_config(self.path)
+        bnb = self.config.bnb
+        if self.quantize != "none":
+            if bnb is not None:
+                raise _quantized_already(f"is quantized by bitsandbytes ({bnb.kind})", self.path)
+            bnb = BnbConfig(self.quantize)
+            self.config = replace(self.config, bnb=bnb)
         self.hf_config: Mapping[str, Any] = read_json_object(self.path / "config.json", error=ConfigError)
         self.files = checkpoint_files(self.path)
         self._weights = SafetensorsWeights(self.files)
-        self.parameters = sum(math.prod(entry.shape) for entry in self._weights.entries.values())
-        self.quantized: Literal["gguf", "bnb"] | None = None
-        self.bits: int | None = None
+        entries = self._weights.entries
+        self.parameters = (
+            stored_parameters(entries)
+            if bnb is not None and bnb.stored
+            else sum(math.prod(entry.shape) for entry in entries.values())
+        )
+        self.quantized: Literal["gguf", "bnb"] | None = "bnb" if bnb is not None else None
+        self.bits: int | None = bnb.bits if bnb is not None else None
 
     def tokenizer(self) -> Tokenizer:
         return read_tokenizer(self.path)
 
     def weights(self) -> Mapping[str, Tensor]:
         return self._weights
+
+    def tensors(self) -> list[StoredTensor]:
+        return [
+            StoredTensor(name, entry.dtype, entry.shape, entry.nbytes) for name, entry in self._weights.entries.items()
+        ]
 
 
 @dataclass
@@ -95,17 +119,39 @@ class GgufSource:
     def weights(self) -> Mapping[str, Tensor]:
         return GgufWeights(self._model)
 
+    def tensors(self) -> list[StoredTensor]:
+        return self._model.entries()
 
-def read_base(path: Path) -> BaseSource:
+
+def read_base(path: Path, quantize: Quantize = "none") -> BaseSource:
     """Read the headers of a base model.
+
+    Args:
+        quantize: what bitsandbytes is to make of the linears while they load.
 
     Raises:
         ConfigError, CheckpointError, FileFormatError: something is missing, malformed or not supported.
+        RequestError: the base is quantized already, so that `quantize` cannot be done.
     """
     if path.is_dir():
-        return FolderSource(path)
+        return FolderSource(path, quantize)
+    if path.suffix in PICKLED_SUFFIXES:
+        raise refuse_pickle(path)
+    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        return FolderSource(path.parent, quantize)  # somebody chose the weights in the model's folder
     if path.suffix == ".gguf":
+        if quantize != "none":
+            raise _quantized_already("is a GGUF file, which has its own types of weights", path)
         return GgufSource(path)
     raise ConfigError(
         "A model is a folder with config.json, or a .gguf file.", file=path, remedy="Choose the folder it lies in."
+    )
+
+
+def _quantized_already(what: str, path: Path) -> RequestError:
+    return RequestError(
+        f"The base {what}: it cannot be quantized while loading.",
+        file=path,
+        field="quantize",
+        remedy="Load it without, or choose the 16-bit checkpoint.",
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from loradesk_engine.errors import OrderingError
 
+MAX_DEPTH = 900  # Python's parser gives up a little later
 MAX_DIGITS = 400  # longer integers have no use here, and Python refuses to print some of them
 
 _DECODER = json.JSONDecoder()
@@ -250,12 +251,16 @@ def _first_fault(text: str) -> tuple[int, str, str]:
     A second, linear look at the text; the parser has accepted its syntax up to the fault.
     """
     open_keys: list[set[str]] = []
-    deepest = 0, 0
+    nested = "The JSON is nested too deeply.", "An ordering file has at most three levels."
+    deepest, deepest_start = 0, 0
     for token in _TOKEN.finditer(text):
         start, word = token.start(), token.group()
         if word in "{[":
             open_keys.append(set())
-            deepest = max(deepest, (len(open_keys), start), key=lambda item: item[0])
+            if len(open_keys) > MAX_DEPTH:
+                return start, *nested
+            if len(open_keys) > deepest:
+                deepest, deepest_start = len(open_keys), start
         elif word in "}]":
             if open_keys:
                 open_keys.pop()
@@ -272,4 +277,4 @@ def _first_fault(text: str) -> tuple[int, str, str]:
             return start, f"A number of {len(word):,} digits is too large.", "Replace it by a smaller number."
         elif math.isinf(float(word)):
             return start, f"The number {word} is too large.", "Replace it by a smaller number."
-    return deepest[1], "The JSON is nested too deeply.", "An ordering file has at most three levels."
+    return deepest_start, *nested

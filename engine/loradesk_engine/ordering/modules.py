@@ -6,17 +6,18 @@ order in which PEFT and xlora meet them when they put adapters in.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loradesk_engine.errors import ConfigError
 from loradesk_engine.files import json_type
+from loradesk_engine.patterns import Matcher, PatternError
 
 OUTPUT_LAYER = "lm_head"
 ALL_LINEAR = "all-linear"
 MAX_LAYERS = 16_384
 MAX_EXPERTS = 1_024
+MAX_LINEARS = 2**17  # in all; the largest mixtures of experts have half as many
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _LLAMA = (*_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -94,6 +95,11 @@ def linear_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
         experts = _count(config, "num_local_experts", MAX_EXPERTS)
         block += tuple(f"block_sparse_moe.experts.{e}.{name}" for e in range(experts) for name in _EXPERT)
     layers = _count(config, "num_hidden_layers", MAX_LAYERS)
+    if layers * len(block) > MAX_LINEARS:
+        raise ConfigError(
+            f"{layers:,} layers of {len(block):,} linears are over our limit of {MAX_LINEARS:,}.",
+            field="num_hidden_layers",
+        )
     return (*(f"model.layers.{n}.{name}" for n in range(layers) for name in block), OUTPUT_LAYER)
 
 
@@ -122,22 +128,27 @@ def match_targets(
     Raises:
         ConfigError: a pattern is not a valid regular expression, or layers are chosen without a list of names.
     """
+    matcher = Matcher()
     if isinstance(target_modules, str):
         for field, value in (("layers_to_transform", layers_to_transform), ("layers_pattern", layers_pattern)):
             if value is not None and value != [] and value != "":
                 raise ConfigError(f"{field} needs target modules as a list, not a string.", field=field)
         if target_modules.lower() != ALL_LINEAR:
-            pattern = _compile(target_modules, "target_modules")
-            return tuple(path for path in paths if pattern.fullmatch(path) and not _excluded(path, exclude_modules))
-        return tuple(path for path in paths if path != OUTPUT_LAYER and not _excluded(path, exclude_modules))
+            return tuple(
+                path
+                for path in paths
+                if _match(matcher, target_modules, path, "target_modules")
+                and not _excluded(path, exclude_modules, matcher)
+            )
+        return tuple(path for path in paths if path != OUTPUT_LAYER and not _excluded(path, exclude_modules, matcher))
     targets = frozenset(target_modules)
     indices = _layer_indices(layers_to_transform)
     patterns = _layer_patterns(layers_pattern)
     return tuple(
         path
         for path in paths
-        if (path in targets or (_ends_with(path, targets) and _in_layers(path, indices, patterns)))
-        and not _excluded(path, exclude_modules)
+        if (path in targets or (_ends_with(path, targets) and _in_layers(path, indices, patterns, matcher)))
+        and not _excluded(path, exclude_modules, matcher)
     )
 
 
@@ -184,11 +195,11 @@ def _ends_with(path: str, names: frozenset[str]) -> bool:
     return True
 
 
-def _excluded(path: str, exclude_modules: str | Sequence[str] | None) -> bool:
+def _excluded(path: str, exclude_modules: str | Sequence[str] | None, matcher: Matcher) -> bool:
     if not exclude_modules:
         return False
     if isinstance(exclude_modules, str):
-        return _compile(exclude_modules, "exclude_modules").fullmatch(path) is not None
+        return _match(matcher, exclude_modules, path, "exclude_modules") is not None
     return _ends_with(path, frozenset(exclude_modules))
 
 
@@ -198,22 +209,24 @@ def _layer_indices(layers_to_transform: int | Sequence[int] | None) -> frozenset
     return frozenset(layers_to_transform) if layers_to_transform else None
 
 
-def _layer_patterns(layers_pattern: str | Sequence[str] | None) -> list[re.Pattern[str]]:
+def _layer_patterns(layers_pattern: str | Sequence[str] | None) -> list[str]:
     if not layers_pattern:
-        return [re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")]  # the first number in the path, whatever it counts
+        return [r".*?\.[^.]*\.(?P<idx>\d+)\..*"]  # the first number in the path, whatever it counts
     names = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern
-    return [_compile(rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\.", "layers_pattern") for name in names]
+    return [rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\..*" for name in names]
 
 
-def _in_layers(path: str, indices: frozenset[int] | None, patterns: list[re.Pattern[str]]) -> bool:
+def _in_layers(path: str, indices: frozenset[int] | None, patterns: list[str], matcher: Matcher) -> bool:
     if indices is None:
         return True
-    found = next((match for match in (pattern.match(path) for pattern in patterns) if match), None)
+    matches = (_match(matcher, pattern, path, "layers_pattern") for pattern in patterns)
+    found = next((match for match in matches if match), None)
     return found is not None and int(found["idx"]) in indices
 
 
-def _compile(pattern: str, field: str) -> re.Pattern[str]:
+def _match(matcher: Matcher, pattern: str, path: str, field: str) -> Any:
+    """The match of a whole path; a pattern that is not valid or too slow is an error with the field."""
     try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as problem:
-        raise ConfigError(f"{pattern!r} is not a regular expression: {problem}.", field=field) from None
+        return matcher.fullmatch(pattern, path)
+    except PatternError as problem:
+        raise ConfigError(str(problem), field=field, remedy="Name the modules by their paths.") from None

@@ -12,6 +12,8 @@ from loradesk_engine.ordering.schema import pointer
 from loradesk_engine.ordering.subject import Subject, plain_path
 from loradesk_engine.ordering.words import closest, counted, listed
 
+DISTORTED = "On a 4-bit base the X-LoRA classifier's signal is distorted. 8 bits keep it."
+
 
 def config(subject: Subject) -> Iterator[Finding]:
     """`config-unsupported`: the layers cannot be compared with the model's."""
@@ -126,8 +128,7 @@ def quantized(subject: Subject) -> Iterator[Finding]:
         places = tuple(pointer("layers", path) for path in offending) if layers is not None else ("/layers",)
         yield Finding("quantized-layer", "error", places[0], message, None, places)
     if context.is_xlora and context.bits is not None and context.bits <= 4:
-        message = "On a 4-bit base the X-LoRA classifier's signal is distorted. 8 bits keep it."
-        yield Finding("quantized-4bit", "warning", "/base_model_id", message)
+        yield Finding("quantized-4bit", "warning", "/base_model_id", DISTORTED)
 
 
 def _finding(rule: str, severity: Severity, message: str, paths: Sequence[str], subject: Subject) -> Finding:

@@ -11,10 +11,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from loradesk_engine.errors import OrderingError
-from loradesk_engine.files import MAX_JSON_BYTES, json_type, read_bytes, write_atomic
+from loradesk_engine.files import json_type, read_bytes, write_atomic
 from loradesk_engine.ordering import json_text
 
 KEYS = ("base_model_id", "order", "layers", "preload_adapters")
+MAX_BYTES = 4 * 2**20  # 10,000 layers and 1,000 adapters take half a megabyte
 MAX_INDEX = 2**31 - 1
 MAX_DEPTH = 100  # of values under keys that we do not know and only carry along
 
@@ -92,7 +93,7 @@ class OrderingFile:
         Raises:
             OrderingError: missing, unreadable, not UTF-8, malformed, or a field is of a wrong type.
         """
-        data = read_bytes(path, limit=MAX_JSON_BYTES, error=OrderingError)
+        data = read_bytes(path, limit=MAX_BYTES, error=OrderingError)
         return cls.parse(json_text.decode(data, file=path), file=path)
 
     @classmethod
