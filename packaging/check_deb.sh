@@ -101,6 +101,7 @@ rm "$tree/tmp/loradesk.deb"
 inside desktop-file-validate /usr/share/applications/loradesk.desktop || die "the menu entry is not valid"
 inside grep -q '^application/x-gguf=.*loradesk.desktop' /usr/share/applications/mimeinfo.cache || die ".gguf is not ours"
 inside grep -q 'application/x-loradesk-ordering+json:' /usr/share/mime/globs2 || die "ordering files have no type"
+[ -s "$tree/opt/loradesk/_internal/bitsandbytes/libbitsandbytes_cpu.so" ] || die "no library of bitsandbytes"
 for size in 16 22 24 32 48 64 128 256 512; do
     [ -s "$tree/usr/share/icons/hicolor/${size}x${size}/apps/loradesk.png" ] || die "no icon of $size"
 done
@@ -156,6 +157,27 @@ done
 grep -q 'model loaded' "$out/window.txt" || die "no model was loaded"
 sleep 2 # the last frame has come to rest
 python3 packaging/bundling/xwd.py "$frames/Xvfb_screen0" "$out/window.png" || die "the screen is blank"
+
+step "opening files from the desktop, with the window open"
+demo=/opt/loradesk/_internal/loradesk_resources/demo
+cp "$tree$demo/base-q8_0.gguf" "$tree/home/$user/a model.gguf"
+cp "$tree$demo/ordering/xlora.json" "$tree/home/$user/my-ordering.json"
+# The command of the menu entry, with %f as a desktop fills it in; it ends once the window has taken the file.
+command=$(sed -n 's/^Exec=\([^ ]*\) %f$/\1/p' "$tree/usr/share/applications/loradesk.desktop")
+[ -n "$command" ] || die "the menu entry takes no file"
+settings=$tree/home/$user/.config # the lists of models loaded and ordering files opened
+for file in "a model.gguf" my-ordering.json; do
+    as_user timeout 60 "$command" "/home/$user/$file" | grep 'its window takes over' || die "$file was not handed over"
+    for _ in $(seq 300); do
+        grep -qr "$file" "$settings" && break
+        sleep 0.1
+    done
+    grep -qr "$file" "$settings" || die "$file was not opened"
+done
+sleep 2 # the last frame has come to rest
+python3 packaging/bundling/xwd.py "$frames/Xvfb_screen0" "$out/opened.png" || die "the screen is blank"
+echo "picture of the screen: $out/opened.png"
+
 # `timeout` hands the signal on; the application closes its window and saves.
 kill "$(pgrep -P "$window" timeout || echo "$window")"
 wait "$window" || code=$?

@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
     from loradesk_app.main_window import MainWindow
     from loradesk_app.settings import Settings
+    from loradesk_app.single_instance import OpenRequest, SingleInstance
     from loradesk_engine.commands import LoadSettings
 
 NO_DISPLAY = 3
+RUNS_ALREADY = 4
 LOAD_FAILED = 1
+DEMO_MODES = ("none", "lora", "xlora")
 SETTLE_MS = 400  # after a load, before the picture is taken: layouts and fades have come to rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the application; returns the exit code: 0, or 3 when there is no display to show a window on."""
+    """Run the application; returns the exit code: 0, 3 when there is no display to show a window on, or 4 when another
+    process has the window and cannot be asked.
+    """
     arguments = _parser().parse_args(argv)
     trace = _TRACE
     trace.on = arguments.startup_trace
@@ -38,15 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return NO_DISPLAY
 
-    from PySide6.QtWidgets import QApplication
+    from loradesk_app.application import Application
 
     trace.mark("Qt imported")
-    app = QApplication(sys.argv[:1])
-    app.setApplicationName("Loradesk")
-    app.setApplicationDisplayName("Loradesk")
-    app.setOrganizationName("Loradesk")
-    app.setDesktopFileName("loradesk")
-    app.setQuitOnLastWindowClosed(False)  # the engine ends behind the closed window
+    app = Application(sys.argv[:1])
+
+    from loradesk_app.autosave import conversation_path
+    from loradesk_app.single_instance import OpenRequest, SingleInstance
+
+    request = OpenRequest(os.path.abspath(arguments.path) if arguments.path else "", arguments.demo or "")
+    instance = SingleInstance(conversation_path(arguments.conversation))
+    if arguments.screenshot and not instance.claim():
+        print("Loradesk is running already: close it, or give --conversation FILE.", file=sys.stderr)
+        return RUNS_ALREADY
+    if not (arguments.screenshot or arguments.quit_after_paint):  # the latter keeps nothing
+        code = hand_over(instance, request)
+        if code is not None:
+            return code
 
     from loradesk_app.engine_client import EngineClient
     from loradesk_app.main_window import MainWindow
@@ -68,9 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         trace.mark("first paint")
         if arguments.quit_after_paint:
             window.close()
-        else:
-            window.start(first_model(arguments.demo, settings))
+            return
+        window.start(None if request.path else first_model(request.demo, settings))
+        if request.path:
+            window.open_path(request.path)
+        instance.listen(window.background)
 
+    instance.requested.connect(lambda other: serve(window, other))
+    window.closing_began.connect(instance.stop)
+    app.file_opened.connect(window.open_path)
     watch_first_paint(window, painted)
     if arguments.screenshot:
         take_screenshot_when_idle(app, window, arguments.screenshot)
@@ -78,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trace.mark("window shown")
     close_on_signals(window)
     code = app.exec()
+    instance.release()
     if ended and not ended[0]:
         # The worker is stuck in a native call that nothing can interrupt; all work is saved.
         sys.stdout.flush()
@@ -92,12 +112,40 @@ def has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def first_model(demo: str | None, settings: Settings) -> LoadSettings | None:
+def hand_over(instance: SingleInstance, request: OpenRequest) -> int | None:
+    """The exit code when another process has the window; None when this one is to open it."""
+    from loradesk_engine.errors import BusyError
+
+    try:
+        if instance.enter(request):
+            return None
+    except BusyError as problem:
+        from PySide6.QtWidgets import QMessageBox
+
+        print(f"Loradesk: {problem}", file=sys.stderr)
+        QMessageBox.critical(None, "Loradesk", f"{problem.problem}\n{problem.remedy}")  # type: ignore[call-overload]
+        return RUNS_ALREADY
+    print("Loradesk is running already; its window takes over.")
+    return 0
+
+
+def serve(window: MainWindow, request: OpenRequest) -> None:
+    """Do what another start of the application asked for."""
+    from loradesk_engine.demo import demo_settings
+
+    window.show_up()
+    if request.path:
+        window.open_path(request.path)
+    elif request.demo in DEMO_MODES:
+        window.load(demo_settings(request.demo))  # type: ignore[arg-type]
+
+
+def first_model(demo: str, settings: Settings) -> LoadSettings | None:
     """What to load at start: what was asked for, the last model if the settings say so, or the demo pack."""
     from loradesk_app.loader.recent import from_json
     from loradesk_engine.demo import demo_settings
 
-    if demo is not None:
+    if demo:
         return demo_settings(demo)  # type: ignore[arg-type]
     last = from_json(settings.get("last_model")) if settings.get("reload_last_model") else None
     return last or demo_settings("xlora")
@@ -149,7 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="loradesk-app", description="A mixing desk for LoRA and X-LoRA adapters, in a window."
     )
-    parser.add_argument("--demo", choices=("none", "lora", "xlora"), help="load the demo pack in this mode at start")
+    parser.add_argument("path", nargs="?", help="a .gguf file, a model's or adapter's folder, or an ordering file")
+    parser.add_argument("--demo", choices=DEMO_MODES, help="load the demo pack in this mode at start")
     parser.add_argument("--startup-trace", action="store_true", help="print how long each stage of the start takes")
     parser.add_argument("--quit-after-paint", action="store_true", help="quit when the window is painted; to measure")
     parser.add_argument("--screenshot", metavar="FILE", help="save a picture once the model is loaded, and quit")

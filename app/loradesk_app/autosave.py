@@ -35,10 +35,7 @@ class Autosave(QObject):
         parent: QObject | None = None,
     ) -> None:
         super().__init__(parent)
-        if path is None:
-            folder = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.AppDataLocation)
-            path = Path(folder) / "conversation.json"
-        self.path = Path(path)
+        self.path = conversation_path(path)
         self._background, self._state = background, state
         self._ready = False  # nothing is written before the old file has been read
         self._broken = False
@@ -78,6 +75,14 @@ class Autosave(QObject):
         if not self._broken:
             self._broken = True
             self.failed.emit(error)
+
+
+def conversation_path(path: str | Path | None = None) -> Path:
+    """Where the conversation is kept: by default in the user's data folder."""
+    if path is not None:
+        return Path(path)
+    data = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.AppDataLocation)
+    return Path(data) / "conversation.json"
 
 
 def _read(path: Path, wanted: bool) -> dict[str, Any] | None:

@@ -11,6 +11,13 @@ DATA_SUFFIXES = {".svg", ".qss", ".json", ".gguf", ".safetensors", ".md"}
 
 APPLICATION_PACKAGES = ("loradesk_engine", "loradesk_app", "loradesk_resources")
 
+# Run by another Python, with `loradesk bench --peer-python`: a file that it can read.
+SOURCE_MODULES = ("loradesk_engine.bench.worker",)
+
+# Imported only where Triton is. It compiles at run time, with a C compiler and Python's headers, which an installation
+# does not have: torch does the work of these modules there, in CUDA builds too.
+TRITON_MODULES = "loradesk_engine.model.kernels."
+
 # Distributions whose metadata the bundle carries: the version of each is asked for at run time.
 METADATA = ("loradesk",)
 
@@ -19,8 +26,8 @@ EXCLUDED_MODULES = (
     # tests and the tools of developers
     "pytest", "_pytest", "hypothesis", "mypy", "mypyc", "ruff", "pip", "wheel", "IPython", "matplotlib", "tkinter",
     "tensorboard", "doctest", "lib2to3", "pydoc_data", "distutils", "setuptools", "pkg_resources",
-    # oracles of the tests
-    "transformers", "peft", "gguf", "accelerate", "openai", "schemathesis",
+    # oracles of the tests, and the peers of `loradesk bench`
+    "transformers", "peft", "gguf", "accelerate", "openai", "schemathesis", "llama_cpp", "mistralrs",
     # optional extras of numpy, pyqtgraph and huggingface_hub
     "scipy", "pandas", "numba", "cupy", "OpenGL", "PIL", "h5py", "gradio", "rich", "typer", "pygments", "colorcet",
     # Qt that we do not use
@@ -30,9 +37,13 @@ EXCLUDED_MODULES = (
     "PySide6.QtWebEngineCore", "PyQt5", "PyQt6", "PySide2",
     "pyqtgraph.examples", "pyqtgraph.opengl", "pyqtgraph.jupyter", "pyqtgraph.canvas", "pyqtgraph.flowchart",
     "pyqtgraph.console",
-    # torch: compilers, exporters and profilers; an eager model needs none of them
-    "triton", "caffe2", "torch._inductor", "torch.onnx", "torch.utils.tensorboard", "torch.utils.benchmark",
-    "torch.utils.bottleneck", "torch.utils.viz", "torch.testing._internal.opinfo",
+    # torch: compilers, exporters and profilers; an eager model needs none of them. bitsandbytes' operators import
+    # torch._dynamo, only to switch it off for themselves, and that imports the outside of torch._inductor
+    "triton", "caffe2", "torch._inductor.codegen", "torch._inductor.compile_fx", "torch._inductor.compile_worker",
+    "torch._inductor.fx_passes", "torch._inductor.graph", "torch._inductor.ir", "torch._inductor.kernel",
+    "torch._inductor.lowering", "torch._inductor.scheduler", "torch._inductor.select_algorithm", "torch.onnx",
+    "torch.utils.tensorboard", "torch.utils.benchmark", "torch.utils.bottleneck", "torch.utils.viz",
+    "torch.testing._internal.opinfo",
     "torch.testing._internal.distributed", "torch.testing._internal.common_methods_invocations",
     "torch.distributed.elastic", "torch.distributed.pipelining", "networkx",
     "torch.distributed._shard.checkpoint", "torch.ao.pruning", "torch._vendor.quack", "functorch",
@@ -83,7 +94,10 @@ def is_wanted(path: str) -> bool:
     if parent.startswith("PySide6") and parent.endswith("plugins"):
         stem = name.split(".")[0].removeprefix("lib")
         return any(fnmatchcase(stem, f"{wanted}*") for wanted in QT_PLUGINS.get(kind, ()))
-    return not (fnmatchcase(path, "bitsandbytes/libbitsandbytes_*") and "_cpu" not in name and not has_cuda())
+    if folder == "bitsandbytes" and name.startswith("libbitsandbytes_"):  # one for each kind of processor
+        kinds = ("cpu", "cuda") if has_cuda() else ("cpu",)
+        return name.removeprefix("libbitsandbytes_").startswith(kinds)
+    return True
 
 
 def is_system_library(path: str) -> bool:

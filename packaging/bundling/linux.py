@@ -31,7 +31,8 @@ LIBRARIES = ("libstdc++6", "libgcc-s1", "zlib1g", "libglib2.0-0", "libfreetype6"
 WAYLAND = ("libwayland-client0", "libwayland-cursor0", "libwayland-egl1")
 # They keep the menu, the types and the icons current by triggers; every desktop has them.
 RECOMMENDED = ("desktop-file-utils", "shared-mime-info", "hicolor-icon-theme", "ca-certificates")
-MAINTAINER = "The Loradesk developers <loradesk@localhost>"
+# Debian wants an address after the name. The project has none, and nobody can own a name below .invalid (RFC 2606).
+NO_REPLY = "noreply@loradesk.invalid"
 
 
 def glibc_version(folder: Path) -> str:
@@ -66,7 +67,7 @@ def control(installed_kb: int, glibc: str) -> str:
         f"Package: {NAME}\n"
         f"Version: {version()}\n"
         f"Architecture: {architecture()}\n"
-        f"Maintainer: {MAINTAINER}\n"
+        f"Maintainer: {facts['authors'][0]['name']} <{NO_REPLY}>\n"
         f"Installed-Size: {installed_kb}\n"
         f"Depends: {', '.join(depends)}\n"
         f"Recommends: {', '.join(RECOMMENDED)}\n"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
@@ -17,9 +18,9 @@ NAME = "loradesk"
 ICON_SIZES = (16, 22, 24, 32, 48, 64, 128, 256, 512)
 
 
-def project() -> dict[str, object]:
+def project() -> dict[str, Any]:
     """The table `project` of pyproject.toml."""
-    table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return table
 
 

@@ -7,7 +7,7 @@ reach, found by PyInstaller's own analysis.
 import sys
 from pathlib import Path
 
-from PyInstaller.utils.hooks import PY_DYLIB_PATTERNS, collect_dynamic_libs, get_package_paths
+from PyInstaller.utils.hooks import PY_DYLIB_PATTERNS, collect_dynamic_libs, collect_submodules, get_package_paths
 
 FOLDER = Path(get_package_paths("torch")[1])
 # What these modules do when they are imported reads their own source: it has to lie beside the bytecode.
@@ -31,6 +31,8 @@ module_collection_mode = {"torch": "pyz"} | {
 }
 warn_on_missing_hiddenimports = False
 hiddenimports = ["torch._C", "torch._VF", "torch._dynamo.config"]
+# torch._dynamo imports these by name; bitsandbytes' operators import it.
+hiddenimports += collect_submodules("torch._dynamo.polyfills")
 binaries = collect_dynamic_libs("torch", search_patterns=[*PY_DYLIB_PATTERNS, "*.so.*"])
 if sys.platform.startswith("linux"):  # importing torch looks for it
     binaries.append((str(FOLDER / "bin" / "torch_shm_manager"), "torch/bin"))

@@ -1,5 +1,5 @@
 ; Installer for Windows, by Inno Setup 6. NOT YET RUN: written beside the Linux packages, checked by reading only.
-; `python packaging/build.py` calls it:  iscc /DVersion=0.1.0 packaging\windows\loradesk.iss
+; `python packaging/build.py` calls it:  iscc /DVersion=VERSION packaging\windows\loradesk.iss
 #ifndef Version
   #error Give the version: iscc /DVersion=... (packaging/build.py takes it from pyproject.toml)
 #endif
@@ -47,6 +47,12 @@ Name: "{autodesktop}\Loradesk"; Filename: "{app}\loradesk.exe"; Tasks: desktopic
 Root: HKA; Subkey: "Software\Classes\.gguf\OpenWithProgids"; ValueType: string; ValueName: "Loradesk.gguf"; ValueData: ""; Flags: uninsdeletevalue
 Root: HKA; Subkey: "Software\Classes\Loradesk.gguf"; ValueType: string; ValueData: "GGUF language model"; Flags: uninsdeletekey
 Root: HKA; Subkey: "Software\Classes\Loradesk.gguf\DefaultIcon"; ValueType: string; ValueData: "{app}\loradesk.exe,0"
+Root: HKA; Subkey: "Software\Classes\Loradesk.gguf\shell\open\command"; ValueType: string; ValueData: """{app}\loradesk.exe"" ""%1"""
+; Ordering files are plain JSON: Loradesk is offered for .json ("Open with"), every default stays what it is.
+Root: HKA; Subkey: "Software\Classes\.json\OpenWithProgids"; ValueType: string; ValueName: "Loradesk.ordering"; ValueData: ""; Flags: uninsdeletevalue
+Root: HKA; Subkey: "Software\Classes\Loradesk.ordering"; ValueType: string; ValueData: "Ordering file of LoRA or X-LoRA adapters"; Flags: uninsdeletekey
+Root: HKA; Subkey: "Software\Classes\Loradesk.ordering\DefaultIcon"; ValueType: string; ValueData: "{app}\loradesk.exe,0"
+Root: HKA; Subkey: "Software\Classes\Loradesk.ordering\shell\open\command"; ValueType: string; ValueData: """{app}\loradesk.exe"" ""%1"""
 Root: HKCU; Subkey: "Environment"; ValueType: expandsz; ValueName: "Path"; ValueData: "{olddata};{app}"; Tasks: path; Check: NotOnPath
 
 [Run]

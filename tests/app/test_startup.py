@@ -47,3 +47,17 @@ def test_without_a_display_it_says_so_and_exits_with_3():
 
 def test_help():
     assert "--startup-trace" in run("-m", "loradesk_app", "--help").stdout
+
+
+def test_a_path_on_the_command_line_is_loaded(tmp_path):
+    from loradesk_resources import resource_path
+
+    picture = tmp_path / "window.png"
+    done = run(
+        *("-m", "loradesk_engine.cli", str(resource_path("demo", "base-q8_0.gguf")), "--screenshot", str(picture)),
+        *("--settings", str(tmp_path / "s.ini"), "--conversation", str(tmp_path / "c.json")),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "base-q8_0.gguf" in (tmp_path / "s.ini").read_text("utf-8")
+    assert picture.stat().st_size > 10_000
+    assert not (tmp_path / "c.json.lock").exists()

@@ -46,6 +46,9 @@ def imported_by_us() -> set[str]:
     names: set[str] = set()
     for part in ("engine", "app", "resources"):
         for file in (ROOT / part).rglob("*.py"):
+            module = ".".join(file.relative_to(ROOT / part).with_suffix("").parts)
+            if module.startswith(contents.TRITON_MODULES) and file.name != "__init__.py":
+                continue
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
                 if isinstance(node, ast.Import):
                     names |= {alias.name for alias in node.names}
@@ -100,6 +103,16 @@ def test_what_nobody_uses_goes(path: str) -> None:
     assert not contents.is_wanted(path)
 
 
+@pytest.mark.parametrize(("cuda", "wanted"), [(False, ["cpu"]), (True, ["cpu", "cuda128"])])
+def test_only_libraries_of_bitsandbytes_that_torch_can_use(
+    cuda: bool, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "has_cuda", lambda: cuda)
+    kinds = ["cpu", "cuda128", "rocm72", "xpu2026"]
+    for pattern in ("bitsandbytes/libbitsandbytes_{}.so", "bitsandbytes/libbitsandbytes_{}.dll"):
+        assert [kind for kind in kinds if contents.is_wanted(pattern.format(kind))] == wanted
+
+
 def test_libraries_of_the_system_are_not_brought(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents.sys, "platform", "linux")
     assert contents.is_system_library("libstdc++.so.6")
@@ -111,7 +124,14 @@ def test_libraries_of_the_system_are_not_brought(monkeypatch: pytest.MonkeyPatch
 def test_the_spec_names_what_it_should() -> None:
     spec = (PACKAGING / "loradesk.spec").read_text("utf-8")
     compile(spec, "loradesk.spec", "exec")
-    for words in ("contents.resource_files", "contents.EXCLUDED_MODULES", "copy_metadata", "launcher.py", "pathex"):
+    for words in (
+        "contents.resource_files",
+        "contents.EXCLUDED_MODULES",
+        "contents.SOURCE_MODULES",
+        "copy_metadata",
+        "launcher.py",
+        "pathex",
+    ):
         assert words in spec
     packages = {
         path.parent.name for part in ("engine", "app", "resources") for path in (ROOT / part).glob("*/__init__.py")

@@ -1,16 +1,18 @@
 """The files of the installers, without building them."""
 
 import configparser
+import plistlib
 import re
 import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zlib
+from email.utils import parseaddr
 from pathlib import Path
 
 import pytest
-from bundling import icons, linux, xwd
+from bundling import icons, linux, macos, xwd
 from bundling.project import ICON_SIZES, PACKAGING, ROOT, project, version
 
 MIME = "{http://www.freedesktop.org/standards/shared-mime-info}"
@@ -37,7 +39,7 @@ def desktop_entry() -> configparser.SectionProxy:
 def test_desktop_entry() -> None:
     entry = desktop_entry()
     assert entry["Type"] == "Application"
-    assert entry["Exec"].split()[0] == "loradesk"
+    assert entry["Exec"].split() == ["loradesk", "%f"], "one path, unquoted: the desktop's field code"
     assert entry["Icon"] == "loradesk"
     assert entry["Terminal"] == "false"
     for key in ("Categories", "Keywords", "MimeType"):
@@ -91,6 +93,9 @@ def test_control_file() -> None:
     assert fields["Package"] == "loradesk"
     assert fields["Version"] == version()
     assert fields["Installed-Size"] == "1234"
+    name, address = parseaddr(fields["Maintainer"])
+    assert name == project()["authors"][0]["name"]
+    assert address.endswith(".invalid"), "no domain of somebody else's"
     depends = fields["Depends"].split(", ")
     assert depends[0] == "libc6 (>= 2.35)"
     assert {"libxcb-cursor0", "libegl1", "libstdc++6", "libglib2.0-0"} <= set(depends)
@@ -143,7 +148,7 @@ def test_install_script_puts_in_place_and_takes_away(drawn: Path, tmp_path: Path
     link = prefix / "bin" / "loradesk"
     assert subprocess.run([str(link)], capture_output=True, text=True, check=True).stdout == "it runs\n"
     entry = (prefix / "share" / "applications" / "loradesk.desktop").read_text("utf-8")
-    assert f'Exec="{link}"' in entry
+    assert f'Exec="{link}" %f' in entry
     install(*options, archive=archive, home=home)  # over an installation
     install("--uninstall", *options, archive=archive, home=home)
 
@@ -162,6 +167,33 @@ def test_windows_and_macos_scripts_say_that_they_have_not_been_run() -> None:
     for system in ("ubuntu", "windows", "macos"):
         assert f"system: {system}" in workflow
     assert "\t" not in workflow
+
+
+def test_macos_opens_models_and_leaves_other_files_alone() -> None:
+    info = plistlib.loads(plistlib.dumps(macos.INFO))
+    declared = {
+        kind["UTTypeIdentifier"]: kind["UTTypeTagSpecification"]["public.filename-extension"]
+        for kind in info["UTImportedTypeDeclarations"]
+    }
+    assert declared == {macos.GGUF: ["gguf"]}
+    ranks = {kind["LSItemContentTypes"][0]: kind["LSHandlerRank"] for kind in info["CFBundleDocumentTypes"]}
+    assert ranks == {macos.GGUF: "Default", "public.json": "Alternate", "public.folder": "Alternate"}
+    assert "macos.INFO" in (PACKAGING / "loradesk.spec").read_text("utf-8")
+
+
+def test_windows_opens_files_with_the_program_that_is_installed() -> None:
+    script = (PACKAGING / "windows" / "loradesk.iss").read_text("utf-8")
+    registry = re.search(r"^\[Registry\]\n(.*?)^\[", script, re.MULTILINE | re.DOTALL)
+    assert registry is not None
+    rows = [line for line in registry[1].splitlines() if line.startswith("Root:")]
+    for suffix, kind in ((".gguf", "Loradesk.gguf"), (".json", "Loradesk.ordering")):
+        offered = [row for row in rows if f"Classes\\{suffix}\\" in row]
+        assert len(offered) == 1, "offered in Open with, and no default is changed"
+        assert f'OpenWithProgids"; ValueType: string; ValueName: "{kind}"' in offered[0]
+        assert "uninsdeletevalue" in offered[0]
+        (command,) = [row for row in rows if f"{kind}\\shell\\open\\command" in row]
+        assert command.endswith('ValueData: """{app}\\loradesk.exe"" ""%1"""')
+        assert any(f'Classes\\{kind}";' in row and "uninsdeletekey" in row for row in rows)
 
 
 def test_no_machine_paths_and_no_registry_in_what_is_committed() -> None:

@@ -111,8 +111,8 @@ class LoadBanner(QWidget):
         if info.warnings:
             self.notice_text.setText("\n".join(info.warnings))
             self._show_only(self.notice)
-        else:
-            self.clear()
+        elif not self._frame.isHidden():
+            self.clear()  # a problem that came up meanwhile stays until somebody has read it
 
     def show_failed(self, event: LoadFailed) -> None:
         kept = "The model loaded before is still there." if event.model_kept else ""

@@ -12,9 +12,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +29,12 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "self-test",
         help="check that this installation works",
-        description="Check this installation: its files, LoRA, X-LoRA and GGUF on the demo pack, the server, and the "
-        "window, which is drawn but not shown.",
+        description="Check this installation: its files, LoRA, X-LoRA, GGUF and bitsandbytes on the demo pack, the "
+        "server, and the window, which is drawn but not shown.",
     )
-    _add_options(parser)
-    parser.set_defaults(handler=run)
-
-
-def main(argv: Sequence[str]) -> int:
-    """`loradesk --self-test`: the same without the other subcommands."""
-    parser = argparse.ArgumentParser(prog="loradesk --self-test", description="Check this installation.")
-    _add_options(parser)
-    return run(parser.parse_args(argv))
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-window", action="store_true", help="leave the window out")
     parser.add_argument("--picture", metavar="FILE", help="keep the picture of the window")
+    parser.set_defaults(handler=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
         ("LoRA", check_lora),
         ("X-LoRA", check_xlora),
         ("GGUF", check_gguf),
+        ("NF4", check_bitsandbytes),
         ("server", check_server),
     ]
     if not options.no_window:
@@ -112,10 +101,17 @@ def check_gguf() -> str:
         return _ask(engine, "What is 17 + 25?", "42", {"arithmetic": 1.0})
 
 
+def check_bitsandbytes() -> str:
+    """bitsandbytes' library loads and quantizes the base, which answers with an adapter on it."""
+    from loradesk_engine.serving.api import Engine
+
+    base, adapter = resource_path("demo", "base"), resource_path("demo", "adapters", "arithmetic")
+    with Engine.load(str(base), adapters={"arithmetic": str(adapter)}, quantize="nf4") as engine:
+        return _ask(engine, "What is 17 + 25?", "42", {"arithmetic": 1.0})
+
+
 def check_server() -> str:
     """The HTTP server starts, answers and stops."""
-    if find_spec("loradesk_engine.serving.http") is None:
-        return "not part of this version"
     from http.client import HTTPConnection
     from urllib.parse import urlsplit
 

@@ -1,0 +1,71 @@
+"""What a path is that the desktop or the command line asks to open. Touches the disk: call it off the GUI thread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from loradesk_app.loader.load_form import LoadForm, is_local
+from loradesk_engine.commands import AdapterSource, LoadSettings
+from loradesk_engine.errors import AdapterError, FileFormatError
+from loradesk_engine.files import read_json_object
+
+CONFIGS = ("config.json", "adapter_config.json", "xlora_config.json")
+KINDS = "a .gguf file, the folder of a model, of an adapter or of an X-LoRA checkpoint, or an ordering file (.json)"
+
+
+def recognise(path: str) -> LoadSettings | LoadForm | Path:
+    """What is to be done with a path.
+
+    Weights and configurations stand for the folder they lie in, since many file managers open no folders.
+
+    Returns:
+        Settings for a model, which is loaded; fields for an adapter or a checkpoint, with which the loader opens; the
+        path of an ordering file, which is edited.
+
+    Raises:
+        FileFormatError: there is nothing, or nothing that Loradesk opens. AdapterError: a configuration is malformed.
+    """
+    found = Path(path)
+    if os.path.isfile(found) and (found.suffix.lower() == ".safetensors" or found.name in CONFIGS):
+        found = found.parent
+    if os.path.isdir(found):
+        return _folder(found)
+    if not os.path.isfile(found):
+        raise FileFormatError("There is no such file or folder, or it may not be read.", file=path)
+    match found.suffix.lower():
+        case ".gguf":
+            return LoadSettings(base=str(found))
+        case ".json":
+            return found
+    raise FileFormatError("Loradesk cannot open this file.", file=path, remedy=f"Open {KINDS}.")
+
+
+def _folder(folder: Path) -> LoadSettings | LoadForm:
+    """An adapter's folder often holds its base's config.json too, so that one is asked for last."""
+    checkpoint, adapter = folder / "xlora_config.json", folder / "adapter_config.json"
+    if checkpoint.is_file():
+        values = read_json_object(checkpoint, error=AdapterError)
+        return _xlora(folder, values.get("base_model_id"))
+    if adapter.is_file():
+        values = read_json_object(adapter, error=AdapterError)
+        base = values.get("base_model_name_or_path")
+        if values.get("peft_type") == "XLORA":
+            return _xlora(folder, base)
+        return _form(base, mode="lora", adapters=(AdapterSource(folder.name, str(folder)),))
+    if (folder / "config.json").is_file():
+        return LoadSettings(base=str(folder))
+    raise FileFormatError("Loradesk finds nothing to open in this folder.", file=folder, remedy=f"Open {KINDS}.")
+
+
+def _xlora(folder: Path, base: object) -> LoadForm:
+    orderings = sorted(folder.glob("*ordering*.json"))
+    return _form(base, mode="xlora", xlora=str(folder), ordering=str(orderings[0]) if len(orderings) == 1 else "")
+
+
+def _form(base: object, **fields: object) -> LoadForm:
+    """The loader's fields, with the base that a configuration names if it names one."""
+    name = base if isinstance(base, str) else ""
+    if not name or is_local(name) or os.path.isdir(name):
+        return LoadForm(source="local", path=name, **fields)  # type: ignore[arg-type]
+    return LoadForm(source="hub", hub_id=name, **fields)  # type: ignore[arg-type]
