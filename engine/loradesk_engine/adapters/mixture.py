@@ -2,22 +2,26 @@
 
 The A matrices of all adapters on a linear are stacked into one, and so are the B matrices: two small products, with the
 hidden vector multiplied by `s` per rank block, whatever the number of adapters. Activating an adapter changes `s`,
-never a weight.
+never a weight. What DoRA and biases add is in `shift.py`; each adapter's part is relative to the base.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loradesk_engine.adapters.shift import Shift, gain_of, shift_of
 from loradesk_engine.errors import AdapterError
-from loradesk_engine.formats.peft import PeftAdapter
-from loradesk_engine.model.linear import DenseLinear, Projection
+from loradesk_engine.formats.peft import LoraModule, PeftAdapter
+from loradesk_engine.model import kernels
+from loradesk_engine.model.linear import DenseLinear, Linear, Projection
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
 
@@ -57,16 +61,41 @@ class Part:
 
 
 @dataclass(frozen=True)
+class _GroupShift:
+    """The shifts of a group. stretch, offset: [shifts, columns], zero outside of the columns of a shift's linear."""
+
+    stretch: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True)
+class _KernelParts:
+    """b: the parts' matrices, flat, one behind the other; layout: which columns and ranks they are for; aligned: what
+    divides all ranks, 1 to 16.
+    """
+
+    b: Tensor
+    layout: Tensor
+    aligned: int
+
+
+@dataclass(frozen=True)
 class Group:
     """The adapters of one projection, which has one product with all of its linears' A.
 
     Attributes:
         a: [ranks, in], those of all parts.
-        parts: the linears that any adapter is on.
+        parts: the linears that have any of them.
+        width: how many factors it takes: one for each rank, and behind them one for each shift.
+        shift: what its adapters change beside `B A x`.
+        kernel: what the kernels need, where they are used; they know no shifts.
     """
 
     a: Tensor
     parts: tuple[Part, ...]
+    width: int
+    shift: _GroupShift | None
+    kernel: _KernelParts | None
 
 
 @dataclass(frozen=True)
@@ -113,18 +142,39 @@ class MixtureDelta:
         self._starts = starts
         self._rows = rows
 
-    def add(self, number: int, x: Tensor, y: Tensor) -> Tensor:
+    def begin(self, number: int, x: Tensor) -> Any:
+        """A's product where the kernels do it. x: [rows, in]"""
+        group = self._groups[number]
+        if group is None or group.kernel is None or not kernels.in_use():
+            return None
+        from loradesk_engine.model.kernels.lora import shrink
+
+        return shrink(x, group.a, self._factors_of(number, group))
+
+    def add(self, number: int, x: Tensor, y: Tensor, begun: Any) -> Tensor:
         group = self._groups[number]
         if group is None:
             return y
-        start = self._starts[number]
-        factor = self._factors[:, start : start + group.a.shape[0]]
-        if self._rows is not None and factor.shape[0] > 1:
-            factor = factor[self._rows]
-        inner = F.linear(x, group.a).mul_(factor)  # [rows, ranks]
+        if group.kernel is not None and begun is not None:
+            from loradesk_engine.model.kernels.lora import expand
+
+            expand(begun, y, group.kernel.b, group.kernel.layout, group.kernel.aligned)
+            return y
+        factors = self._factors_of(number, group)
+        if group.shift is not None:
+            ranks = group.a.shape[0]
+            factors, shares = factors[:, :ranks], factors[:, ranks:]
+            y.addcmul_(y, shares @ group.shift.stretch).add_(shares @ group.shift.offset)
+        inner = F.linear(x, group.a).mul_(factors)  # [rows, ranks]
         for part in group.parts:
             y[:, part.columns].addmm_(inner[:, part.ranks], part.b.t())
         return y
+
+    def _factors_of(self, number: int, group: Group) -> Tensor:
+        """[rows or 1, width]"""
+        start = self._starts[number]
+        factors = self._factors[:, start : start + group.width]
+        return factors[self._rows] if self._rows is not None and factors.shape[0] > 1 else factors
 
     def take(self, rows: Tensor) -> MixtureDelta:
         return MixtureDelta(self._groups, self._factors, self._starts, rows)
@@ -153,6 +203,7 @@ class Mixture:
         self._dtype = dtype
         self._global_scaling_weight = global_scaling_weight
         self._stacks: list[_Stack | None] = [None] * len(linears)
+        self._shifts: list[tuple[Shift, ...]] = [()] * len(linears)
         self._layers: list[int] = [0] * len(linears)
         self._next_uid = 0
         self._subsets: OrderedDict[tuple[int, ...], _Subset] = OrderedDict()
@@ -189,7 +240,7 @@ class Mixture:
         if any(other.name == name for other in self.adapters):
             raise AdapterError("An adapter of this name is loaded already.", file=source, field=name)
         fitting = [module for path, module in adapter.modules.items() if path in self._by_path]
-        strangers = [path for path in adapter.modules if path not in self._by_path]
+        strangers = [path for path in (*adapter.modules, *adapter.biases) if path not in self._by_path]
         if strangers:
             raise AdapterError(
                 f"The adapter changes {len(strangers)} modules that this base model does not have.",
@@ -207,22 +258,20 @@ class Mixture:
                     field=module.path,
                     remedy=_other_base(adapter),
                 )
-        for path in adapter.base_copies:
-            own = self._by_path.get(path)
-            if not isinstance(own, DenseLinear) or not _same(adapter.base_copy(path), own.weight):
-                raise AdapterError(
-                    "The adapter brings a matrix of its own that differs from the base model's.",
-                    file=adapter.weights_file,
-                    field=path,
-                    remedy=_other_base(adapter),
-                )
+        self._refuse_other_base(adapter)
         uid = self._next_uid
         modules: dict[int, tuple[int, float]] = {}
         nbytes = 0
-        stacks = list(self._stacks)
+        stacks, shifts = list(self._stacks), list(self._shifts)
+        gains: dict[str, Tensor] = {}
         for module in fitting:
-            index = self._by_path[module.path].index
-            a, b = (tensor.to(self._device, self._dtype) for tensor in adapter.weights(module))
+            linear = self._by_path[module.path]
+            index = linear.index
+            a, b = adapter.weights(module)
+            if module.magnitude is not None:
+                gain = gains[module.path] = self._gain(linear, adapter, module, module.magnitude)
+                b = gain[:, None] * self._float(b)
+            a, b = a.to(self._device, self._dtype), b.to(self._device, self._dtype)
             nbytes += a.nbytes + b.nbytes
             old = stacks[index]
             block = (uid, module.rank, module.scale)
@@ -232,8 +281,14 @@ class Mixture:
                 else _Stack(torch.cat([old.a, a]), torch.cat([old.b, b], dim=1), (*old.blocks, block))
             )
             modules[index] = (module.rank, module.scale)
+        for path in dict.fromkeys((*adapter.modules, *adapter.biases)):
+            shift = self._shift(uid, adapter, path, gains.get(path))
+            if shift is not None:
+                index = self._by_path[path].index
+                shifts[index] = (*shifts[index], shift)
+                nbytes += shift.nbytes
         self._next_uid += 1
-        self._stacks = stacks
+        self._stacks, self._shifts = stacks, shifts
         self._lay_together()
         loaded = LoraAdapter(uid, name, source, modules, nbytes)
         self.adapters.append(loaded)
@@ -250,6 +305,7 @@ class Mixture:
             stack = self._stacks[index]
             assert stack is not None
             self._stacks[index] = self._cut(stack, {block[0] for block in stack.blocks} - {adapter.uid})
+        self._shifts = [tuple(shift for shift in each if shift.uid != adapter.uid) for each in self._shifts]
         self.adapters.remove(adapter)
         self._lay_together()
         return adapter
@@ -271,19 +327,78 @@ class Mixture:
         factors = scalings.flatten(1).index_select(1, gather.index) * gather.scales
         return MixtureDelta(subset.groups, factors.to(self._dtype), gather.starts)
 
+    def _refuse_other_base(self, adapter: PeftAdapter) -> None:
+        """Refuse an adapter whose copies of the base, or whose biases, do not fit this base."""
+        for copied, name in adapter.base_copies.items():
+            path, _, kind = copied.rpartition(".")
+            linear = self._by_path.get(path)
+            own = linear.bias if linear is not None and kind == "bias" else None
+            if isinstance(linear, DenseLinear) and kind == "weight":
+                own = linear.weight
+            if own is None or not _same(adapter.tensor(name), own):
+                what = "matrix" if kind == "weight" else "bias"
+                raise AdapterError(
+                    f"The adapter brings a {what} of its own that differs from the base model's.",
+                    file=adapter.weights_file,
+                    field=path,
+                    remedy=_other_base(adapter),
+                )
+        for path, name in adapter.biases.items():
+            linear, size = self._by_path[path], adapter.tensor(name).shape[0]
+            if linear.bias is None or linear.out_features != size:
+                own_size = "none" if linear.bias is None else f"one of {linear.out_features}"
+                raise AdapterError(
+                    f"The adapter brings a trained bias of {size}, the model has {own_size}.",
+                    file=adapter.weights_file,
+                    field=name,
+                    remedy=_other_base(adapter),
+                )
+
+    def _gain(self, linear: Linear, adapter: PeftAdapter, module: LoraModule, magnitude: str) -> Tensor:
+        """DoRA's gain of a module, float32 [out]."""
+        a, b = (self._float(tensor) for tensor in adapter.weights(module))
+        gain = gain_of(linear, a, b, module.scale, self._float(adapter.tensor(magnitude)))
+        if not gain.isfinite().all():
+            raise AdapterError(
+                "DoRA's magnitudes cannot be applied: one is not finite, or the adapted weight has a row of zeros.",
+                file=adapter.weights_file,
+                field=magnitude,
+                remedy=_other_base(adapter),
+            )
+        return gain
+
+    def _shift(self, uid: int, adapter: PeftAdapter, path: str, gain: Tensor | None) -> Shift | None:
+        """The shift of an adapter on a linear, in the model's type; None for plain LoRA."""
+        module, trained, added = adapter.modules.get(path), None, None
+        if path in adapter.biases:
+            trained = self._float(adapter.tensor(adapter.biases[path]))
+        if module is not None and module.bias is not None:
+            added = module.scale * self._float(adapter.tensor(module.bias))
+        if gain is None and added is None and trained is None:
+            return None
+        return shift_of(uid, self._by_path[path], gain, added, trained).to(self._dtype)
+
+    def _float(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, torch.float32)
+
     def _lay_together(self) -> None:
-        """Lay the A of each projection's linears into one matrix; the stacks become views of it."""
+        """Lay the A of each projection's linears into one matrix, and the B behind one another; the stacks are views
+        then.
+        """
         self._subsets.clear()
         for projection in self._projections:
             found = [(linear.index, self._stacks[linear.index]) for linear in projection.linears]
             stacks = [(index, stack) for index, stack in found if stack is not None]
             if len(stacks) < 2:
                 continue
-            start, whole = 0, torch.cat([stack.a for _, stack in stacks])
+            whole_a = torch.cat([stack.a for _, stack in stacks])
+            whole_b = torch.cat([stack.b.reshape(-1) for _, stack in stacks])
+            start, place = 0, 0
             for index, stack in stacks:
-                end = start + stack.a.shape[0]
-                self._stacks[index] = _Stack(whole[start:end], stack.b, stack.blocks)
-                start = end
+                end, end_place = start + stack.a.shape[0], place + stack.b.numel()
+                b = whole_b[place:end_place].view(stack.b.shape)
+                self._stacks[index] = _Stack(whole_a[start:end], b, stack.blocks)
+                start, place = end, end_place
 
     def _subset(self, active: tuple[int, ...]) -> _Subset:
         if active in self._subsets:
@@ -295,14 +410,27 @@ class Mixture:
         shared: dict[tuple[tuple[int, int, float], ...], int] = {}  # blocks of a projection -> start in `uniform`
         for projection in self._projections:
             cut = [self._cut_of(linear.index, places) for linear in projection.linears]
-            groups.append(_group(projection, cut))
+            shifts = [
+                [shift for shift in self._shifts[linear.index] if shift.uid in places] for linear in projection.linears
+            ]
+            groups.append(_group(projection, cut, shifts))
             layered.starts.append(len(layered.index))
-            blocks = tuple(block for stack in cut if stack is not None for block in stack.blocks)
+            found = [
+                (linear, block)
+                for linear, stack in zip(projection.linears, cut, strict=True)
+                for block in (stack.blocks if stack is not None else ())
+            ]
+            # behind the ranks: a shift takes one factor, and its adapter's scale is in it already
+            found += [
+                (linear, (shift.uid, 1, 1.0))
+                for linear, each in zip(projection.linears, shifts, strict=True)
+                for shift in each
+            ]
+            blocks = tuple(block for _, block in found)
             uniform.starts.append(shared.setdefault(blocks, len(uniform.index)))
-            for linear, stack in zip(projection.linears, cut, strict=True):
-                for uid, rank, scale in stack.blocks if stack is not None else ():
-                    place = self._layers[linear.index] * len(self.adapters) + places[uid]
-                    layered.add(place, rank, scale * self._global_scaling_weight)
+            for linear, (uid, rank, scale) in found:
+                place = self._layers[linear.index] * len(self.adapters) + places[uid]
+                layered.add(place, rank, scale * self._global_scaling_weight)
             if uniform.starts[-1] == len(uniform.index):
                 for uid, rank, scale in blocks:
                     uniform.add(places[uid], rank, scale * self._global_scaling_weight)
@@ -358,7 +486,7 @@ class _GatherMaker:
         )
 
 
-def _group(projection: Projection, stacks: Sequence[_Stack | None]) -> Group | None:
+def _group(projection: Projection, stacks: Sequence[_Stack | None], shifts: Sequence[Sequence[Shift]]) -> Group | None:
     """The adapters of a projection's linears together; views of what lies together already."""
     parts, column, rank = [], 0, 0
     for linear, stack in zip(projection.linears, stacks, strict=True):
@@ -367,9 +495,39 @@ def _group(projection: Projection, stacks: Sequence[_Stack | None]) -> Group | N
             parts.append(Part(slice(column, column + linear.out_features), slice(rank, rank + ranks), stack.b))
             rank += ranks
         column += linear.out_features
+    shift = _group_shift(projection, shifts)
     if not parts:
+        if shift is None:
+            return None
+        nothing = shift.stretch.new_empty((0, projection.linears[0].in_features))
+        return Group(nothing, (), len(shift.stretch), shift, None)
+    present = [stack for stack in stacks if stack is not None]
+    a = _joined([stack.a for stack in present])
+    if shift is not None:
+        return Group(a, tuple(parts), rank + len(shift.stretch), shift, None)
+    kernel = None
+    if kernels.usable(a.device):
+        from loradesk_engine.model.kernels.lora import expand_layout
+
+        places = [(part.columns.start, part.columns.stop, part.ranks.start, part.ranks.stop) for part in parts]
+        b = _joined([stack.b.reshape(-1, 1) for stack in present]).flatten()
+        aligned = math.gcd(16, *(rank for stack in present for _, rank, _ in stack.blocks))
+        kernel = _KernelParts(b, expand_layout(places, a.device), aligned)
+    return Group(a, tuple(parts), rank, None, kernel)
+
+
+def _group_shift(projection: Projection, shifts: Sequence[Sequence[Shift]]) -> _GroupShift | None:
+    """The shifts of a projection's linears, each in the columns of its own."""
+    rows, column = [], 0
+    columns = sum(linear.out_features for linear in projection.linears)
+    for linear, each in zip(projection.linears, shifts, strict=True):
+        beside = (column, columns - column - linear.out_features)
+        rows += [(F.pad(shift.stretch, beside), F.pad(shift.offset, beside)) for shift in each]
+        column += linear.out_features
+    if not rows:
         return None
-    return Group(_joined([stack.a for stack in stacks if stack is not None]), tuple(parts))
+    stretches, offsets = zip(*rows, strict=True)
+    return _GroupShift(torch.stack(stretches), torch.stack(offsets))
 
 
 def _joined(matrices: Sequence[Tensor]) -> Tensor:
