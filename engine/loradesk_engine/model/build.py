@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loradesk_engine.errors import CheckpointError
+from loradesk_engine.formats.bnb import stored_matrix
 from loradesk_engine.formats.config import ModelConfig
+from loradesk_engine.model.bnb import bnb_linear, quantize, quantized_while_loading
 from loradesk_engine.model.decoder import Decoder, Layer
 from loradesk_engine.model.linear import (
     NARROW,
@@ -24,7 +26,14 @@ from loradesk_engine.model.linear import (
 )
 from loradesk_engine.model.mlp import Activation, ExpertsMlp, GatedMlp, Mlp, PlainMlp
 from loradesk_engine.model.norm import LayerNorm, Norm, PlusOneRmsNorm, RmsNorm
-from loradesk_engine.model.quantized import GgufWeights, PackedEmbedding, PackedLinear, PackedMatrix
+from loradesk_engine.model.quantized import (
+    GgufWeights,
+    PackedEmbedding,
+    PackedLinear,
+    PackedMatrix,
+    QuantizedMatrix,
+    fuse_packed,
+)
 
 # Old checkpoints carry tables that are computed from the config today.
 IGNORED_ENDINGS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
@@ -87,15 +96,15 @@ class _Builder:
 
     def build(self, context: int) -> Decoder:
         config = self.config
-        embedding, matrix = self.embedding()
+        embedding, shared = self.embedding()
         layers = [self.layer(number) for number in range(config.num_layers)]
         norm = self.norm("model.final_layernorm" if config.parallel else "model.norm")
-        if config.tie_embeddings:
+        if shared is not None:
             index = self.index["lm_head"]
             self.linears[index] = (
-                PackedLinear("lm_head", index, matrix)
-                if isinstance(matrix, PackedMatrix)
-                else DenseLinear("lm_head", index, matrix)
+                DenseLinear("lm_head", index, shared)
+                if isinstance(shared, Tensor)
+                else PackedLinear("lm_head", index, shared)
             )
             self.taken.add("lm_head.weight")  # some checkpoints save the tied matrix twice
         else:
@@ -186,34 +195,64 @@ class _Builder:
         down = self.projection(self.linear(f"{mlp}.down_proj", inner, hidden, bias))
         return GatedMlp(gate_up, down, activation)
 
-    def embedding(self) -> tuple[Embedding, Tensor | PackedMatrix]:
-        """The embedding and its matrix, which a tied output layer shares."""
+    def embedding(self) -> tuple[Embedding, Tensor | QuantizedMatrix | None]:
+        """The embedding, and its matrix where the output layer shares it."""
         name, shape = "model.embed_tokens.weight", (self.config.vocab_size, self.config.hidden_size)
         packed = self.take_packed(name, *shape)
         if packed is not None:
-            return PackedEmbedding(packed, self.dtype), packed
+            if self.config.tie_embeddings:
+                held = self.hold(name, packed)
+                return PackedEmbedding(held, self.dtype), held
+            packed = packed.to(self.device)  # rows are looked up in the blocks as they are
+            self.note(name, packed.rows * packed.columns, packed.nbytes)
+            return PackedEmbedding(packed, self.dtype), None
         matrix = self.take(name, *shape)
-        if self.config.tie_embeddings:  # one matrix for both, so in the layout of the one that costs more
-            matrix = fast_layout(matrix)
+        if not self.config.tie_embeddings:
+            return DenseEmbedding(matrix), None
+        matrix = fast_layout(matrix)  # one matrix for both, so in the layout of the one that costs more
         return DenseEmbedding(matrix), matrix
 
     def linear(self, path: str, in_features: int, out_features: int, bias: bool) -> Linear:
         name, index = f"{path}.weight", self.index[path]
         packed = self.take_packed(name, out_features, in_features)
         added = self.take(f"{path}.bias", out_features) if bias else None
-        self.linears[index] = (
-            DenseLinear(path, index, fast_layout(self.take(name, out_features, in_features)), added)
-            if packed is None
-            else PackedLinear(path, index, packed, added)
-        )
+        if packed is not None:
+            self.linears[index] = PackedLinear(path, index, self.hold(name, packed), added)
+        else:
+            self.linears[index] = self.bnb_linear(path, (out_features, in_features), added) or DenseLinear(
+                path, index, fast_layout(self.take(name, out_features, in_features)), added
+            )
         return self.linears[index]
+
+    def bnb_linear(self, path: str, shape: tuple[int, int], bias: Tensor | None) -> Linear | None:
+        """The linear in bitsandbytes' form; None where it is not quantized."""
+        config, name = self.config.bnb, f"{path}.weight"
+        if config is None:
+            return None
+        if config.stored:
+            matrix = stored_matrix(self.weights, path, shape, self.folder)
+        else:
+            matrix = (
+                quantize(self.read(name, *shape), config.kind, self.device) if quantized_while_loading(path) else None
+            )
+        if matrix is None:
+            return None
+        linear = bnb_linear(path, self.index[path], matrix, bias, config, device=self.device, dtype=self.dtype)
+        self.taken.update(matrix.names)
+        self.note(name, shape[0] * shape[1], linear.nbytes - (bias.nbytes if bias is not None else 0))
+        return linear
 
     def projection(self, *linears: Linear) -> Projection:
         """What reads one input, fused into one product where that pays."""
         dense = [linear for linear in linears if isinstance(linear, DenseLinear)]
         # On the CPU a wide matrix stays where the checkpoint has it in memory: a copy would save no time there.
         pays = self.device.type != "cpu" or linears[0].in_features <= NARROW
-        product = fuse(dense) if len(dense) == len(linears) > 1 and pays else None
+        packed = [linear for linear in linears if isinstance(linear, PackedLinear)]
+        product: Linear | None = None
+        if len(dense) == len(linears) > 1 and pays:
+            product = fuse(dense)
+        elif len(packed) == len(linears) > 1:
+            product = fuse_packed(packed)
         self.projections.append(Projection(len(self.projections), linears, product))
         return self.projections[-1]
 
@@ -225,7 +264,7 @@ class _Builder:
         return (PlusOneRmsNorm if self.config.norm_plus_one else RmsNorm)(weight, self.config.norm_eps)
 
     def take_packed(self, name: str, *shape: int) -> PackedMatrix | None:
-        """The quantized matrix of this name on the model's device; None where it is not quantized or not to stay so."""
+        """The quantized matrix of this name as the file has it; None where it is not quantized or not to stay so."""
         if not self.keep_packed or not isinstance(self.weights, GgufWeights):
             return None
         self.refuse_missing(name)
@@ -233,9 +272,13 @@ class _Builder:
         if packed is None:
             return None
         self.refuse_shape(name, (packed.rows, packed.columns), shape)
-        packed = packed.to(self.device)
-        self.note(name, packed.rows * packed.columns, packed.raw.nbytes)
         return packed
+
+    def hold(self, name: str, packed: PackedMatrix) -> QuantizedMatrix:
+        """A quantized matrix on the model's device, in the form that is quick there."""
+        held = packed.on(self.device)
+        self.note(name, packed.rows * packed.columns, held.nbytes)
+        return held
 
     def refuse_missing(self, name: str) -> None:
         if name not in self.weights:
@@ -262,13 +305,17 @@ class _Builder:
 
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor of this name, checked and brought to the model's device and type."""
+        tensor = self.read(name, *shape).to(self.device, self.dtype)
+        self.note(name, tensor.numel(), tensor.nbytes)
+        return tensor
+
+    def read(self, name: str, *shape: int) -> Tensor:
+        """The tensor of this name as the checkpoint has it, of a shape and type that the configuration allows."""
         self.refuse_missing(name)
         tensor = self.weights[name]
         self.refuse_shape(name, tuple(tensor.shape), shape)
         if tensor.dtype not in FLOAT_TYPES:
             raise CheckpointError(f"The type {tensor.dtype} is not supported here.", file=self.folder, field=name)
-        tensor = tensor.to(self.device, self.dtype)
-        self.note(name, tensor.numel(), tensor.nbytes)
         return tensor
 
     def refuse_unexpected(self) -> None:

@@ -1,19 +1,20 @@
-"""Weights that stay quantized in memory and are dequantized as they are used."""
+"""Weights that stay quantized in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.model.dequantize import dequantize
+from loradesk_engine.model.linear import row_slices
+from loradesk_engine.model.planes import PlaneMatrix, planes_nbytes
+from loradesk_engine.model.table import TableMatrix, table_nbytes
 
 PLAIN_TYPES = ("F32", "F16", "BF16")
-SLICE_VALUES = 8 * 2**20
-"""Values dequantized at once: 32 MiB in float32, so that a large matrix is never there twice."""
 
 
 class GgufWeights(Mapping[str, Tensor]):
@@ -45,8 +46,26 @@ class GgufWeights(Mapping[str, Tensor]):
         return PackedMatrix(torch.from_numpy(stored.raw), stored.type, stored.shape[0], stored.shape[1])
 
 
+class QuantizedMatrix(Protocol):
+    """A quantized matrix in a form that its device multiplies quickly."""
+
+    rows: int
+    columns: int
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [count, columns] -> [count, rows] of x's type"""
+        ...
+
+    def rows_at(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Some rows as floats. rows: int64 [count] -> [count, columns]"""
+        ...
+
+
 class PackedMatrix:
-    """A quantized matrix. raw: uint8 [rows, bytes of a row]; it stands for float32 [rows, columns]."""
+    """A quantized matrix as it lies in a file. raw: uint8 [rows, bytes of a row]; it stands for [rows, columns]."""
 
     def __init__(self, raw: Tensor, type_name: str, rows: int, columns: int) -> None:
         self.raw = raw
@@ -54,49 +73,89 @@ class PackedMatrix:
         self.rows = rows
         self.columns = columns
 
+    @property
+    def nbytes(self) -> int:
+        return self.raw.nbytes
+
     def to(self, device: torch.device) -> PackedMatrix:
         return PackedMatrix(self.raw.to(device), self.type, self.rows, self.columns)
 
     def rows_at(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Some rows, dequantized. rows: int64 [count] -> [count, columns]"""
+        """Some rows as floats. rows: int64 [count] -> [count, columns]"""
         chosen = self.raw[rows]
         return dequantize(chosen.reshape(-1), self.type, len(rows), self.columns).to(dtype)
 
-    def slices(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        """All rows, dequantized a part at a time: [part, columns] each."""
-        step = max(1, SLICE_VALUES // self.columns)
-        for start in range(0, self.rows, step):
-            part = self.raw[start : start + step]
-            yield dequantize(part.reshape(-1), self.type, part.shape[0], self.columns).to(dtype)
+    def on(self, device: torch.device) -> TableMatrix | PlaneMatrix:
+        """The matrix on a device, in the form that is quick there.
+
+        Raises:
+            CheckpointError: the bytes do not fit the shape.
+        """
+        if device.type == "cpu":
+            return TableMatrix.of(self.raw, self.type, self.rows, self.columns)
+        return PlaneMatrix.of(self.raw.to(device), self.type, self.rows, self.columns)
+
+
+def held_nbytes(type_name: str, rows: int, columns: int, device: torch.device) -> int:
+    """Memory that a quantized matrix of a GGUF file takes on a device."""
+    return (table_nbytes if device.type == "cpu" else planes_nbytes)(type_name, rows, columns)
 
 
 class PackedLinear:
     """A linear over a quantized weight. bias: [out] or None."""
 
-    def __init__(self, path: str, index: int, weight: PackedMatrix, bias: Tensor | None = None) -> None:
+    def __init__(self, path: str, index: int, weight: QuantizedMatrix, bias: Tensor | None = None) -> None:
         self.path = path
         self.index = index
-        self.packed = weight
+        self.weight = weight
         self.bias = bias
         self.out_features, self.in_features = weight.rows, weight.columns
 
     @property
     def nbytes(self) -> int:
-        return self.packed.raw.nbytes + (self.bias.nbytes if self.bias is not None else 0)
+        return self.weight.nbytes + (self.bias.nbytes if self.bias is not None else 0)
 
     def __call__(self, x: Tensor) -> Tensor:
-        parts = [F.linear(x, part) for part in self.packed.slices(x.dtype)]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        y = self.weight(x)
         return y if self.bias is None else y + self.bias
+
+    def weight_slices(self) -> Iterator[Tensor]:
+        for rows in row_slices(self.out_features, self.in_features):
+            yield self.weight.rows_at(torch.arange(rows.start, rows.stop), torch.float32)
+
+
+def fuse_packed(linears: Sequence[PackedLinear]) -> PackedLinear | None:
+    """One linear for several of the same input; their own weights become views of its matrix.
+
+    None where their types or sizes do not fit together.
+    """
+    first = linears[0]
+    tables = [linear.weight for linear in linears if isinstance(linear.weight, TableMatrix)]
+    planes = [linear.weight for linear in linears if isinstance(linear.weight, PlaneMatrix)]
+    joined: QuantizedMatrix | None = None
+    if len(tables) == len(linears):
+        joined = TableMatrix.joined(tables)
+    elif len(planes) == len(linears):
+        joined = PlaneMatrix.joined(planes)
+    if joined is None:
+        return None
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    if bias is not None:
+        start = 0
+        for linear in linears:
+            linear.bias = bias[start : start + linear.out_features]
+            start += linear.out_features
+    return PackedLinear(first.path, first.index, joined, bias)
 
 
 class PackedEmbedding:
     """An embedding over a quantized matrix [vocab, hidden]."""
 
-    def __init__(self, weight: PackedMatrix, dtype: torch.dtype) -> None:
-        self._packed = weight
+    def __init__(self, weight: QuantizedMatrix | PackedMatrix, dtype: torch.dtype) -> None:
+        self._weight = weight
         self._dtype = dtype
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """int64 [rows] -> [rows, hidden]"""
-        return self._packed.rows_at(token_ids, self._dtype)
+        return self._weight.rows_at(token_ids, self._dtype)
