@@ -32,6 +32,7 @@ from loradesk_app.loader import recent
 from loradesk_app.loader.load_banner import LoadBanner
 from loradesk_app.loader.load_form import LoadForm
 from loradesk_app.loader.loader_dialog import LoaderDialog
+from loradesk_app.opening import recognise
 from loradesk_app.preferences_dialog import PreferencesDialog
 from loradesk_app.scalings.scalings_pane import ScalingsPane, warm_up
 from loradesk_app.server_client import ServerClient
@@ -48,6 +49,7 @@ from loradesk_engine.commands import (
     Cancel,
     CancelLoad,
     ChatRequest,
+    Estimate,
     Load,
     LoadSettings,
     RemoveAdapter,
@@ -92,6 +94,7 @@ class MainWindow(QMainWindow):
         conversation_path: where the conversation is kept; None for the user's data folder.
     """
 
+    closing_began = Signal()
     closed_down = Signal(bool)  # the engine has ended (True) or was given up on (False); everything is saved
 
     def __init__(
@@ -166,6 +169,7 @@ class MainWindow(QMainWindow):
         if self._closing:
             return
         self._closing = True
+        self.closing_began.emit()
         self._keep_places()
         if self.editor is not None:
             self.settings.set("ordering_window", self.editor.places())
@@ -225,6 +229,9 @@ class MainWindow(QMainWindow):
             self.loader = LoaderDialog(self.theme, self._devices, self)
             self.loader.load_requested.connect(self.load)
             self.loader.cancel_requested.connect(self.cancel_load)
+            self.loader.estimate_requested.connect(lambda settings: self.client.send(Estimate(settings)))
+            self.client.memory_estimated.connect(self.loader.show_estimate)
+            self.client.estimate_failed.connect(self.loader.show_no_estimate)
             self.loader.edit_ordering_requested.connect(self.open_editor)
             if self.loaded is not None and form is None:
                 form = LoadForm.of(self.loaded)
@@ -247,6 +254,29 @@ class MainWindow(QMainWindow):
         self.editor.show_up()
         if path:
             self.editor.open_file(path)
+
+    def open_path(self, path: str) -> None:
+        """Open what the desktop or the command line names: a model, an adapter, a checkpoint or an ordering file."""
+        self.background.run(partial(recognise, path), self._open_recognised, self._show_error)
+
+    def _open_recognised(self, found: LoadSettings | LoadForm | Path) -> None:
+        if self._closing:
+            return
+        match found:
+            case LoadSettings():
+                self.load(found)
+            case LoadForm():
+                if self.loader is not None and self.loader.isVisible():  # its other fields are somebody's work
+                    found = found.added_to(self.loader.form())
+                self.open_loader(found)
+            case _:
+                self.open_editor(str(found))
+
+    def show_up(self) -> None:
+        """Come to the front: another start of the application ended in favour of this window."""
+        self.setWindowState(self.windowState() & ~Qt.WindowState.WindowMinimized)
+        self.raise_()
+        self.activateWindow()
 
     def open_server(self) -> None:
         """Open the local server's window."""
@@ -455,6 +485,8 @@ class MainWindow(QMainWindow):
             self.info = replace(self.info, adapters=event.adapters)
 
     def _note_command_failed(self, event: CommandFailed) -> None:
+        if event.tag is not None:  # a program's command, over HTTP: it was told
+            return
         self.adapters.model.forget_sent()
         self.banner.show_problem(event.problem, loader=False)
 
@@ -617,13 +649,6 @@ class MainWindow(QMainWindow):
         self.settings.changed.connect(self._take_setting)
 
     def _connect_client(self) -> None:
-        for told in (
-            self.client.model_loaded,
-            self.client.model_unloaded,
-            self.client.adapters_activated,
-            self.client.adapters_changed,
-        ):
-            told.connect(self.server.note)
         self.server.started.connect(lambda url, _key: self.status.show_server(url))
         self.server.stopped.connect(lambda: self.status.show_server(""))
         client = self.client

@@ -19,7 +19,7 @@ class AdapterSource:
 
     Attributes:
         name: what the user calls it; unique among the adapters of a model.
-        source: local PEFT folder or hub id.
+        source: local PEFT folder or hub id; `owner/name/folder` for a folder of a repository.
     """
 
     name: str
@@ -31,7 +31,7 @@ class LoadSettings:
     """Everything that a load needs to know.
 
     Attributes:
-        base: local folder or hub id of the base model.
+        base: local folder or GGUF file of the base model, or on the hub `owner/name` or `owner/name/file.gguf`.
         revision: git revision for a hub id.
         mode: `none`, `lora` or `xlora`.
         adapters: LoRA adapters beside those of the ordering file's `preload_adapters`.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from loradesk_engine.errors import FileFormatError, LoradeskError
 
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that only means something beside a second one
 MAX_JSON_BYTES = 64 * 2**20
 """No configuration, index or ordering file comes near this; a tokenizer.json may reach a third of it."""
 
@@ -29,8 +32,9 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int, error: type[Loradesk
         raise error("This is a folder, not a file.", file=path) from None
     except PermissionError:
         raise error("No permission to read the file.", file=path, remedy="Change its permissions.") from None
-    except OSError as problem:
-        raise error(f"The file cannot be read: {problem.strerror or problem}.", file=path) from problem
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
+        raise error(f"The file cannot be read: {reason}.", file=path) from problem
 
 
 def parse_json(text: str | bytes, *, file: str | os.PathLike[str], error: type[LoradeskError] = FileFormatError) -> Any:
@@ -50,13 +54,18 @@ def parse_json(text: str | bytes, *, file: str | os.PathLike[str], error: type[L
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=unique, parse_constant=no_constants)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=no_constants)
+        if HALF_CHARACTER.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as problem:
         raise error(
             f"Not valid JSON: {problem.msg}.", file=file, field=f"line {problem.lineno}, column {problem.colno}"
         ) from None
     except UnicodeDecodeError as problem:
         raise error(f"Not UTF-8 text: byte {problem.start} cannot be read.", file=file) from None
+    except UnicodeEncodeError:
+        raise error("A text holds half a character.", file=file, remedy="Remove the lone surrogate escape.") from None
     except RecursionError:
         raise error("The JSON is nested too deeply.", file=file) from None
     except ValueError as problem:  # integers beyond Python's limit of digits
@@ -71,6 +80,17 @@ def read_json_object(
     if not isinstance(value, dict):
         raise error(f"A JSON object is expected here, not {json_type(value)}.", file=path)
     return value
+
+
+def finite_number(value: object) -> float | None:
+    """A number of a parsed JSON text as a float; None where it is none, or is infinite or too large to be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def json_type(value: object) -> str:

@@ -9,9 +9,19 @@ from PySide6.QtGui import QDropEvent, QGuiApplication
 from loradesk_app.loader import recent
 from loradesk_app.loader.adapter_list_model import AdapterListModel
 from loradesk_app.loader.load_form import LoadForm
-from loradesk_engine.commands import AdapterSource, CancelLoad, ChatRequest, Load, LoadSettings
+from loradesk_engine.commands import AdapterSource, CancelLoad, ChatRequest, Estimate, Load, LoadSettings
 from loradesk_engine.demo import demo_settings
-from loradesk_engine.events import LoadCancelled, LoadFailed, LoadProgressed, ModelLoaded, Problem
+from loradesk_engine.events import (
+    EstimateFailed,
+    LoadCancelled,
+    LoadFailed,
+    LoadProgressed,
+    MemoryEstimate,
+    MemoryEstimated,
+    MemoryPart,
+    ModelLoaded,
+    Problem,
+)
 
 BROKEN = Problem("OrderingError", "A layer is missing.", "/m/order.json", "layers", "Build it again.")
 
@@ -102,6 +112,8 @@ def test_complaints_name_the_field(form, field):
         LoadSettings("/m/base", mode="lora", adapters=(AdapterSource("a", "/a"),), ordering="/o.json"),
         LoadSettings("org/model", revision="main", mode="xlora", xlora="org/x", dtype="float16", context=512),
         LoadSettings("C:\\models\\base", device="cuda:1"),
+        LoadSettings("org/model/model.q4_0.gguf", revision="main"),
+        LoadSettings("model.gguf"),
     ],
 )
 def test_settings_survive_form_and_file(settings):
@@ -245,3 +257,58 @@ def test_the_dialog_drops_only_paths(window):
     from loradesk_app.widgets.drop_edit import dropped_paths
 
     assert dropped_paths(event) == []
+
+
+# -- the memory estimate -------------------------------------------------------------------------------------------
+
+
+def estimate_of(settings: LoadSettings, needed: int, free: int) -> MemoryEstimated:
+    parts = (
+        MemoryPart("Weights, float32", needed - 30),
+        MemoryPart("Adapter a", 10),
+        MemoryPart("Adapter b", 20),
+        MemoryPart("KV cache", 5, already_held=True),
+    )
+    return MemoryEstimated(settings, MemoryEstimate("cpu", "float32", 512, parts, free))
+
+
+def test_the_estimate_follows_the_choices(dialog, window, worker, qtbot):
+    asked = worker.commands(Estimate)
+    assert asked[-1].settings == demo_settings("xlora")
+    choose(qtbot, dialog.mode, "none")
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings == demo_settings("none"))
+    dialog.context.setValue(512)
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.context == 512)
+    dialog.dtype.setCurrentIndex(dialog.dtype.findData("bfloat16"))
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.dtype == "bfloat16")
+    count = len(worker.commands(Estimate))
+    choose(qtbot, dialog.source, "local")  # no path yet: there is nothing to ask for
+    qtbot.waitUntil(lambda: dialog.memory.sentence.text().startswith("Known when"))
+    assert len(worker.commands(Estimate)) == count
+
+
+def test_a_load_that_fits_is_told_quietly_and_one_that_does_not_loudly(dialog, window, worker):
+    settings = dialog.form().settings()
+    worker.tell(estimate_of(settings, 3_000_000_000, 8_000_000_000))
+    window.client.drain()
+    assert dialog.memory.sentence.text() == "3.0 GB of the 8.0 GB free on cpu"
+    assert dialog.memory.sentence.property("kind") == ""
+    assert dialog.memory.bar.value() == 375
+    assert dialog.memory.parts.text() == "Weights, float32: 3.0 GB · 3 small parts: 35 B"
+    worker.tell(estimate_of(settings, 9_000_000_000, 8_000_000_000))
+    window.client.drain()
+    assert dialog.memory.sentence.text().startswith("It will not fit: 9.0 GB are needed, 8.0 GB are free on cpu.")
+    assert dialog.memory.sentence.property("kind") == "danger"
+    assert dialog.load_button.isEnabled()  # a warning: the user decides
+
+
+def test_an_estimate_of_what_was_chosen_before_is_not_shown(dialog, window, worker, qtbot):
+    before = dialog.form().settings()
+    choose(qtbot, dialog.mode, "none")
+    worker.tell(estimate_of(before, 3_000_000_000, 8_000_000_000))
+    window.client.drain()
+    assert "3.0 GB" not in dialog.memory.sentence.text()
+    worker.tell(EstimateFailed(dialog.form().settings(), Problem("HubError", "It has not been downloaded yet.")))
+    window.client.drain()
+    assert dialog.memory.sentence.text() == "No estimate: It has not been downloaded yet."
+    assert not dialog.memory.bar.isVisible()

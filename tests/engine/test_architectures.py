@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from support import tiny
+from support import parity, tiny
 
 from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSettings, Sampling
 from loradesk_engine.errors import ConfigError
@@ -20,15 +20,19 @@ from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 
 TOLERANCE = 1e-4
+SCALINGS = 1e-5
 LENGTHS = (37, 5, 20)  # a ragged batch
 DECODE = 16
 
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny model of an architecture: transformers' class, what differs from `tiny.SMALL`, and modules for a LoRA."""
+    """A tiny model of an architecture: transformers' class, what is special about it, what differs from `tiny.SMALL`,
+    and modules for a LoRA.
+    """
 
     name: str
+    note: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
 
@@ -48,26 +52,34 @@ GEMMA3_ROPE = {
 PHI3 = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 CASES = [
     Case("Llama"),
-    Case("Llama", {"rope_parameters": YARN}),
-    Case("Mistral", {"sliding_window": 8, "head_dim": 16}),
-    Case("Mistral", {"sliding_window": None}),
-    Case("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, ["q_proj", "o_proj"]),
-    Case("Gemma", {"head_dim": 16}),
-    Case("Gemma2", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0,
-                    "final_logit_softcapping": 3.0}),
-    Case("Gemma3", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24, "rope_parameters": GEMMA3_ROPE,
-                    "num_hidden_layers": 4, "layer_types": ["sliding_attention", "sliding_attention", "full_attention",
-                                                            "sliding_attention"]}),
-    Case("Phi", {"partial_rotary_factor": 0.5}, ["q_proj", "dense", "fc1", "fc2"]),
-    Case("Phi3", {"sliding_window": 8}, PHI3),
-    Case("Phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, PHI3),
-    Case("Phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
-                  "hidden_size": 64, "tie_word_embeddings": True}, PHI3),
-    Case("Starcoder2", {"sliding_window": 8}, ["q_proj", "o_proj", "c_fc", "c_proj"]),
-    Case("Starcoder2", {"use_bias": False, "sliding_window": None}, ["q_proj", "o_proj", "c_fc", "c_proj"]),
-    Case("Qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
-    Case("Qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+    Case("Llama", "yarn", {"rope_parameters": YARN}),
+    Case("Mistral", "sliding window", {"sliding_window": 8, "head_dim": 16}),
+    Case("Mistral", "", {"sliding_window": None}),
+    Case("Mixtral", "", {"num_local_experts": 4, "num_experts_per_tok": 2}, ["q_proj", "o_proj"]),
+    Case("Gemma", "", {"head_dim": 16}),
+    Case("Gemma2", "", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0,
+                        "final_logit_softcapping": 3.0}),
+    Case("Gemma3", "", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24,
+                        "rope_parameters": GEMMA3_ROPE, "num_hidden_layers": 4,
+                        "layer_types": ["sliding_attention", "sliding_attention", "full_attention",
+                                        "sliding_attention"]}),
+    Case("Phi", "partial rotary", {"partial_rotary_factor": 0.5}, ["q_proj", "dense", "fc1", "fc2"]),
+    Case("Phi3", "sliding window", {"sliding_window": 8}, PHI3),
+    Case("Phi3", "longrope", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, PHI3),
+    Case("Phi3", "partial rotary, tied",
+         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+          "hidden_size": 64, "tie_word_embeddings": True}, PHI3),
+    Case("Starcoder2", "sliding window", {"sliding_window": 8}, ["q_proj", "o_proj", "c_fc", "c_proj"]),
+    Case("Starcoder2", "no biases", {"use_bias": False, "sliding_window": None},
+         ["q_proj", "o_proj", "c_fc", "c_proj"]),
+    Case("Qwen2", "sliding window", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    Case("Qwen3", "tied", {"head_dim": 16, "tie_word_embeddings": True}),
 ]  # fmt: skip
+
+
+def row_of(case: Case) -> str:
+    """The model's name in docs/parity.md."""
+    return ", ".join(part for part in (case.name, case.note) if part)
 
 
 def make(case: Case, folder: Path) -> transformers.PreTrainedModel:
@@ -86,12 +98,10 @@ def make(case: Case, folder: Path) -> transformers.PreTrainedModel:
     return model
 
 
-def compare(engine: EngineCore, model: torch.nn.Module, weights: torch.Tensor | None = None) -> None:
-    """Prefill of a ragged batch, then single cached steps, against whole passes of the reference."""
-    generator = torch.Generator().manual_seed(5)
-    ids = [torch.randint(0, 256, (length + DECODE,), generator=generator) for length in LENGTHS]
+def logits_of(engine: EngineCore, ids: list[torch.Tensor], weights: torch.Tensor | None) -> list[torch.Tensor]:
+    """Prefill of the sequences in one ragged batch, then `DECODE` single cached steps: [tokens, vocab] for each."""
     cache = engine.decoder.new_cache()
-    cache.reserve(len(ids), max(LENGTHS) + DECODE)
+    cache.reserve(len(ids), max(map(len, ids)))
     delta = None
     if weights is not None:
         assert engine.mixture is not None
@@ -100,26 +110,40 @@ def compare(engine: EngineCore, model: torch.nn.Module, weights: torch.Tensor | 
     pasts = [0] * len(ids)
     for step in range(DECODE + 1):
         segments, tokens, positions = [], [], []
-        for slot, length in enumerate(LENGTHS):
-            count = length if step == 0 else 1
+        for slot, sequence in enumerate(ids):
+            count = len(sequence) - DECODE if step == 0 else 1
             segments.append(Segment(slot, len(tokens), count, pasts[slot]))
-            tokens += ids[slot][pasts[slot] : pasts[slot] + count].tolist()
+            tokens += sequence[pasts[slot] : pasts[slot] + count].tolist()
             positions += range(pasts[slot], pasts[slot] + count)
             pasts[slot] += count
         batch = Batch(torch.tensor(tokens), torch.tensor(positions), tuple(segments), delta)
         logits = engine.decoder.logits(engine.decoder.forward(batch, cache), delta)
         for segment in segments:
             found[segment.slot].append(logits[segment.start : segment.start + segment.length])
-    for one, parts in zip(ids, found, strict=True):
-        expected = model(input_ids=one[None], use_cache=False).logits[0]
-        torch.testing.assert_close(torch.cat(parts), expected, atol=TOLERANCE, rtol=0)
+    return [torch.cat(parts) for parts in found]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{'-'.join(case.changes) or 'plain'}")
+def compare(row: str, column: str, engine: EngineCore, model: torch.nn.Module, weights: torch.Tensor | None) -> None:
+    """The ragged batch with its cached steps against whole passes of the reference; without adapters the first sequence
+    by itself as well.
+    """
+    generator = torch.Generator().manual_seed(5)
+    ids = [torch.randint(0, 256, (length + DECODE,), generator=generator) for length in LENGTHS]
+    expected = [model(input_ids=one[None], use_cache=False).logits[0] for one in ids]
+    if weights is None:
+        (alone,) = logits_of(engine, ids[:1], None)
+        for name, rows in (("prefill", slice(None, LENGTHS[0])), ("cached decode", slice(LENGTHS[0], None))):
+            parity.assert_near(row, name, alone[rows], expected[0][rows], tolerance=TOLERANCE)
+    for actual, wanted in zip(logits_of(engine, ids, weights), expected, strict=True):
+        parity.assert_near(row, column, actual, wanted, tolerance=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", CASES, ids=row_of)
 @torch.inference_mode()
 def test_architecture_equals_transformers_and_peft(case: Case, tmp_path: Path) -> None:
     model = make(case, tmp_path / "base")
-    compare(EngineCore.load(LoadSettings(base=str(tmp_path / "base"), dtype="float32")), model)
+    engine = EngineCore.load(LoadSettings(base=str(tmp_path / "base"), dtype="float32"))
+    compare(row_of(case), "ragged batch", engine, model, None)
     with torch.inference_mode(False):
         lora = LoraConfig(r=4, lora_alpha=8, target_modules=case.targets, init_lora_weights=False)
         adapted = get_peft_model(model, lora).eval()
@@ -130,12 +154,41 @@ def test_architecture_equals_transformers_and_peft(case: Case, tmp_path: Path) -
         adapters=(AdapterSource("a", str(tmp_path / "lora")),),
         dtype="float32",
     )
-    compare(EngineCore.load(settings), adapted, torch.ones(1, 1, 1))
+    compare(row_of(case), "LoRA", EngineCore.load(settings), adapted, torch.ones(1, 1, 1))
+
+
+@pytest.mark.parametrize("case", CASES, ids=row_of)
+def test_xlora_equals_peft(case: Case, tmp_path: Path) -> None:
+    base, folders = tmp_path / "base", [tmp_path / "0", tmp_path / "1"]
+    make(case, base)
+    for seed, folder in enumerate(folders):
+        tiny.make_lora(base, folder, seed, r=2 + 2 * seed, target_modules=case.targets)
+    options = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 16}
+    reference = tiny.make_xlora(base, tmp_path / "xlora", folders, **options)
+    ids = torch.randint(0, 256, (48,), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        expected = reference(input_ids=ids[None]).logits[0]
+        raw = reference.base_model.internal_xlora_scalings[0]
+    settings = LoadSettings(base=str(base), mode="xlora", xlora=str(tmp_path / "xlora"), dtype="float32")
+    engine = EngineCore.load(settings)
+    assert engine.classifier is not None
+    assert engine.mixture is not None
+    cache = engine.decoder.new_cache()
+    cache.reserve(1, len(ids))
+    segments = (Segment(0, 0, len(ids), 0),)
+    with torch.inference_mode():
+        hidden = engine.decoder.forward(Batch(ids, torch.arange(len(ids)), segments), cache)
+        scalings = engine.classifier(hidden)
+        torch.testing.assert_close(scalings, raw, atol=SCALINGS, rtol=0)
+        delta = engine.mixture.delta(scalings, [0, 1])
+        hidden = engine.decoder.forward(Batch(ids, torch.arange(len(ids)), segments, delta), cache)
+        actual = engine.decoder.logits(hidden, delta)
+    parity.assert_near(row_of(case), "X-LoRA", actual, expected, tolerance=TOLERANCE)
 
 
 @torch.inference_mode()
 def test_longrope_beyond_the_original_context_equals_transformers(tmp_path: Path) -> None:
-    case = Case("Phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64})
+    case = Case("Phi3", "", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64})
     model = make(case, tmp_path)
     assert EngineCore.load(LoadSettings(base=str(tmp_path))).context == 64
     engine = EngineCore.load(LoadSettings(base=str(tmp_path), context=200, dtype="float32"))
@@ -151,7 +204,7 @@ def test_lora_on_experts_changes_only_the_rows_they_serve(tmp_path: Path) -> Non
     """transformers 5 has no linears for Mixtral's experts, so PEFT cannot be asked: compare with merged weights."""
     from safetensors.torch import load_file, save_file
 
-    make(Case("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}), tmp_path / "base")
+    make(Case("Mixtral", "", {"num_local_experts": 4, "num_experts_per_tok": 2}), tmp_path / "base")
     path = tmp_path / "base" / "model.safetensors"
     tensors = load_file(path)
     generator = torch.Generator().manual_seed(2)

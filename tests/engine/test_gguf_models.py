@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from support import gguf_files, tiny
+from support import gguf_files, parity, tiny
 
 from loradesk_engine import Engine
 from loradesk_engine.commands import AdapterSource, LoadSettings
@@ -29,6 +29,8 @@ ROPE3 = {
 }
 MODELS = {
     "llama": ("Llama", {}, {}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2},
+                {"expert_count": 4, "expert_used_count": 2}),
     "qwen2": ("Qwen2", {}, {}),
     "qwen3": ("Qwen3", {"head_dim": 16}, {}),
     "phi3": ("Phi3", {}, {}),
@@ -58,7 +60,7 @@ def make(architecture: str, path: Path, kind: str) -> transformers.PreTrainedMod
         for parameter_name, parameter in model.named_parameters():
             if "norm" in parameter_name or parameter_name.endswith("bias"):
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-    stands_for = gguf_files.write(model, path, architecture, kind, **extra)
+    stands_for = gguf_files.write(model, path, "llama" if architecture == "mixtral" else architecture, kind, **extra)
     model.load_state_dict(stands_for, strict=False)
     model.tie_weights()
     return model
@@ -81,7 +83,7 @@ def test_every_architecture_equals_transformers(architecture: str, tmp_path: Pat
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     with torch.inference_mode():
         expected = model(IDS[None]).logits[0]
-    torch.testing.assert_close(logits_of(engine), expected, atol=1e-4, rtol=0)
+    parity.assert_near(MODELS[architecture][0], "GGUF", logits_of(engine), expected, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
@@ -94,6 +96,17 @@ def test_quantized_files_equal_transformers_on_the_dequantized_weights(
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     quantized = kind not in ("F16", "BF16")
     assert isinstance(engine.decoder.linears[0], PackedLinear) == (packed and quantized)
+    with torch.inference_mode():
+        expected = model(IDS[None]).logits[0]
+    torch.testing.assert_close(logits_of(engine), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["dequantized once", "packed"])
+def test_quantized_experts_equal_transformers(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "SMALL_MODEL", 0 if packed else 10**9)
+    model = make("mixtral", tmp_path / "m.gguf", "Q8_0")
+    engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
+    assert any(isinstance(linear, PackedLinear) for linear in engine.decoder.linears) == packed
     with torch.inference_mode():
         expected = model(IDS[None]).logits[0]
     torch.testing.assert_close(logits_of(engine), expected, atol=1e-4, rtol=0)

@@ -153,7 +153,7 @@ BAD = [
         "line 1, column 32 (preload_adapters[0].name)",
         "not null",
     ),
-    ('{"x": ' + DEEP + "}", "line 1, column 5006", "nested too deeply"),
+    ('{"x": ' + DEEP + "}", "line 1, column 906", "nested too deeply"),
     ('{"x": ' + "[" * 150 + "]" * 150 + "}", "line 1, column 7 (x)", "nested more than 100"),
 ]
 

@@ -26,6 +26,7 @@ LLAMA_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
@@ -79,9 +80,29 @@ def write(
     writer.add_token_merges([f"{letters[0]} {letters[1]}"])
     writer.add_eos_token_id(0)
     names = GEMMA_NAMES if architecture in ("gemma2", "gemma3") else LLAMA_NAMES
+
+    def store(short: str, data: np.ndarray) -> np.ndarray:
+        """Write a tensor, quantized if it is a matrix; the values that the file stands for."""
+        stored = np.ascontiguousarray(data)
+        if data.ndim == 1 or kind == "F32":
+            writer.add_tensor(short, stored)
+            return data
+        quantized = getattr(gguf.GGMLQuantizationType, kind)
+        packed = gguf.quants.quantize(stored, quantized)
+        writer.add_tensor(short, packed, raw_dtype=quantized)
+        return gguf.quants.dequantize(packed, quantized)
+
     stands_for = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        data = tensor.detach().float().numpy()
+        block = name.split(".")
+        if block[-2] == "experts":  # all experts of a layer in one tensor, gate and up one after the other
+            parts = np.split(data, 2, axis=1) if block[-1] == "gate_up_proj" else [data]
+            shorts = ("ffn_gate_exps", "ffn_up_exps") if block[-1] == "gate_up_proj" else ("ffn_down_exps",)
+            values = [store(f"blk.{block[2]}.{short}.weight", part) for short, part in zip(shorts, parts, strict=True)]
+            stands_for[name] = torch.from_numpy(np.concatenate(values, axis=1))
             continue
         stem, _, suffix = name.rpartition(".")
         block = stem.split(".")
@@ -89,23 +110,14 @@ def write(
             short = f"blk.{block[2]}.{names['.'.join(block[3:])]}.{suffix}"
         else:
             short = f"{names[stem]}.{suffix}"
-        data = tensor.detach().float().numpy()
         if architecture.startswith("gemma") and "norm" in stem:
             data = data + 1
-        stored = data
         rotated = architecture == "llama" and stem.endswith(("q_proj", "k_proj"))
         heads = config.num_attention_heads if stem.endswith("q_proj") else config.num_key_value_heads
-        if rotated:
-            stored = permuted(data, heads)
-        stored = np.ascontiguousarray(stored)
+        values = store(short, permuted(data, heads) if rotated else data)
         if data.ndim == 1 or kind == "F32":
-            writer.add_tensor(short, stored)
             stands_for[name] = tensor.detach().float()
             continue
-        quantized = getattr(gguf.GGMLQuantizationType, kind)
-        packed = gguf.quants.quantize(stored, quantized)
-        writer.add_tensor(short, packed, raw_dtype=quantized)
-        values = gguf.quants.dequantize(packed, quantized)
         if rotated:  # back to transformers' order
             half = values.shape[0] // heads // 2
             values = values.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(values.shape)

@@ -21,13 +21,19 @@ class FakeHub:
 
     Attributes:
         gated: ids that answer only to a token.
+        cut: names of files whose connection ends in the middle, once.
+        damaged: names of files that arrive with a changed byte.
         asked: method and path of every request.
+        ranges: what parts of files were asked for: name -> header `Range`.
         stall: file name -> event to wait for before the second half of the file is sent.
     """
 
     repositories: dict[str, Path]
     gated: dict[str, str] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    ranges: dict[str, str] = field(default_factory=dict)
     stall: dict[str, threading.Event] = field(default_factory=dict)
     url: str = ""
 
@@ -64,8 +70,11 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
             if repo not in hub.repositories:
                 self.refuse(401, "RepoNotFound")
                 return False
-            token = hub.gated.get(repo)
-            if token is not None and self.headers.get("Authorization") != f"Bearer {token}":
+            token, given = hub.gated.get(repo), self.headers.get("Authorization")
+            if given is not None and given not in {f"Bearer {known}" for known in hub.gated.values()}:
+                self.refuse(401, "", "Invalid credentials in Authorization header")
+                return False
+            if token is not None and given != f"Bearer {token}":
                 self.refuse(403, "GatedRepo")
                 return False
             return True
@@ -76,9 +85,11 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                 return False
             return True
 
-        def refuse(self, status: int, code: str) -> None:
+        def refuse(self, status: int, code: str, message: str = "") -> None:
             self.send_response(status)
-            self.send_header("X-Error-Code", code)
+            for name, value in (("X-Error-Code", code), ("X-Error-Message", message)):
+                if value:
+                    self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -92,7 +103,8 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                     "modelId": repo,
                     "sha": COMMIT,
                     "siblings": [
-                        {"rfilename": str(path.relative_to(folder)), "size": path.stat().st_size} for path in files
+                        {"rfilename": str(path.relative_to(folder)), "size": path.stat().st_size, **large(path)}
+                        for path in files
                     ],
                 }
             ).encode()
@@ -107,8 +119,18 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                 self.refuse(404, "EntryNotFound")
                 return
             data = path.read_bytes()
-            self.send_response(200)
-            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            tag, whole, begin = hashlib.sha256(data).hexdigest(), len(data), 0
+            if path.name in hub.damaged:
+                data = data[:-1] + bytes([data[-1] ^ 1])
+            wanted = self.headers.get("Range")
+            if wanted is not None and body:
+                hub.ranges[path.name] = wanted
+                begin = int(wanted.removeprefix("bytes=").partition("-")[0])
+                data = data[begin:]
+            self.send_response(206 if begin else 200)
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{whole - 1}/{whole}")
+            self.send_header("ETag", f'"{tag}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Length", str(len(data)))
@@ -119,10 +141,21 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                 if path.name in hub.stall:
                     self.wfile.flush()
                     hub.stall[path.name].wait(30)
+                if path.name in hub.cut:
+                    hub.cut.discard(path.name)
+                    self.close_connection = True
+                    return
                 self.wfile.write(data[half:])
 
         def log_message(self, format: str, *args: object) -> None:
             pass
+
+    def large(path: Path) -> dict[str, object]:
+        """What the hub tells of files in its large-file storage."""
+        if path.suffix not in (".safetensors", ".gguf"):
+            return {}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return {"lfs": {"size": path.stat().st_size, "sha256": digest, "pointerSize": 134}}
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, XLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -76,8 +76,11 @@ def make_lora(base: Path, folder: Path, seed: int, **options: Any) -> None:
 
 
 def load(base: Path) -> PreTrainedModel:
-    """The base as transformers loads it."""
-    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    """The base as transformers loads it; its fused attention has no soft caps."""
+    capped = getattr(AutoConfig.from_pretrained(base), "attn_logit_softcapping", None) is not None
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="eager" if capped else "sdpa"
+    ).eval()
     model.config.use_cache = False
     return model
 
@@ -99,7 +102,7 @@ def make_xlora(
     torch.manual_seed(seed)
     config = XLoraConfig(
         task_type="CAUSAL_LM",
-        hidden_size=SMALL["hidden_size"],
+        hidden_size=load(base).config.hidden_size,
         adapters={str(number): str(path) for number, path in enumerate(adapters)},
         **options,
     )

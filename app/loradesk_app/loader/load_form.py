@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings
+from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings, Quantize
 from loradesk_engine.demo import demo_settings
 
 Source = Literal["demo", "local", "hub"]
@@ -24,6 +24,7 @@ class LoadForm:
         xlora: folder or hub id of the X-LoRA checkpoint.
         ordering: path of the ordering file.
         device, dtype: `auto` or a name.
+        quantize: what bitsandbytes is to make of the base while it loads; not for GGUF files.
         context: tokens, 0 for the model's own.
         non_granular: freeze scalings after so many tokens, 0 for never.
     """
@@ -39,6 +40,7 @@ class LoadForm:
     ordering: str = ""
     device: str = "auto"
     dtype: str = "auto"
+    quantize: Quantize = "none"
     context: int = 0
     non_granular: int = 0
 
@@ -62,9 +64,19 @@ class LoadForm:
                 return "adapters", "Two adapters have the same name."
         return None
 
+    def quantizable(self) -> bool:
+        """Whether the base can be quantized while loading, by its looks; the disk is not asked."""
+        base = {"local": self.path, "hub": self.hub_id}.get(self.source, "")
+        return not base.strip().lower().endswith(".gguf")
+
     def settings(self) -> LoadSettings:
         """The load settings; only fields that belong to the chosen source and mode count."""
-        common = {"device": self.device, "dtype": self.dtype, "context": self.context or None}
+        common = {
+            "device": self.device,
+            "dtype": self.dtype,
+            "quantize": self.quantize if self.quantizable() else "none",
+            "context": self.context or None,
+        }
         frozen = self.non_granular or None
         if self.source == "demo":
             base = demo_settings(self.mode, frozen)
@@ -81,6 +93,15 @@ class LoadForm:
             **common,  # type: ignore[arg-type]
         )
 
+    def added_to(self, form: LoadForm) -> LoadForm:
+        """The other form with the adapters, or the checkpoint, of this one; what else it says stays."""
+        if form.source == "demo":  # it has adapters of its own and takes no others
+            form = replace(form, source=self.source, path=self.path, hub_id=self.hub_id)
+        if self.mode == "xlora":
+            return replace(form, mode="xlora", xlora=self.xlora, ordering=self.ordering or form.ordering)
+        adapters = (*form.adapters, *(adapter for adapter in self.adapters if adapter not in form.adapters))
+        return replace(form, mode=self.mode, adapters=adapters)
+
     @classmethod
     def of(cls, settings: LoadSettings) -> LoadForm:
         """The fields that would make these settings."""
@@ -88,6 +109,7 @@ class LoadForm:
             "mode": settings.mode,
             "device": settings.device,
             "dtype": settings.dtype,
+            "quantize": settings.quantize,
             "context": settings.context or 0,
             "non_granular": settings.tgt_non_granular_index or 0,
         }
@@ -109,4 +131,6 @@ class LoadForm:
 
 def is_local(base: str) -> bool:
     """Whether a base is a path by its looks; the disk is not asked."""
-    return base.startswith(("/", "~", ".", "\\")) or base[1:3] in (":\\", ":/") or base.lower().endswith(".gguf")
+    if base.startswith(("/", "~", ".", "\\")) or base[1:3] in (":\\", ":/"):
+        return True
+    return base.lower().endswith(".gguf") and base.count("/") < 2  # with two it is a file of a hub repository

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -28,6 +28,7 @@ from PySide6.QtWidgets import (
 from loradesk_app.loader.adapter_list_model import COL_NAME, COL_SOURCE, AdapterListModel
 from loradesk_app.loader.load_banner import LoadProgress
 from loradesk_app.loader.load_form import LoadForm
+from loradesk_app.loader.memory_box import MemoryBox
 from loradesk_app.loader.path_field import PathField
 from loradesk_app.loader.recent import title
 from loradesk_app.theme import Theme
@@ -40,10 +41,17 @@ from loradesk_app.widgets.spins import whole_spin
 from loradesk_engine.commands import LoadSettings
 
 if TYPE_CHECKING:
-    from loradesk_engine.events import LoadFailed, LoadProgressed
+    from loradesk_engine.events import EstimateFailed, LoadFailed, LoadProgressed, MemoryEstimated
 
 DTYPES = (("auto", "Automatic precision"), ("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"))
+QUANTIZE = (("none", "Not quantized"), ("nf4", "NF4, 4 bits"), ("fp4", "FP4, 4 bits"), ("int8", "int8, 8 bits"))
+QUANTIZE_TIP = (
+    "bitsandbytes makes the base smaller while it loads. On the CPU this is slow: a GGUF file is quicker there. "
+    "X-LoRA keeps its mix better with 8 bits than with 4."
+)
+NO_QUANTIZE_TIP = "A GGUF file brings its own types of weights: there is nothing to quantize."
 LABEL_WIDTH = 118
+ESTIMATE_MS = 250  # after the last change: an estimate for each letter of a path helps nobody
 
 
 class LoaderDialog(QDialog):
@@ -51,6 +59,7 @@ class LoaderDialog(QDialog):
 
     load_requested = Signal(object)  # LoadSettings
     cancel_requested = Signal()
+    estimate_requested = Signal(object)  # LoadSettings
     edit_ordering_requested = Signal(str)  # path; empty for a new file
 
     def __init__(self, theme: Theme, devices: tuple[str, ...] = (), parent: QWidget | None = None) -> None:
@@ -114,11 +123,22 @@ class LoaderDialog(QDialog):
         self.dtype.setAccessibleName("Precision")
         for key, text in DTYPES:
             self.dtype.addItem(text, key)
+        self.quantize = QComboBox()
+        self.quantize.setAccessibleName("Quantize")
+        for key, text in QUANTIZE:
+            self.quantize.addItem(text, key)
+        self.quantize_note = label(NO_QUANTIZE_TIP, "muted", wrap=True)
         self.context = whole_spin(0, 1_048_576, 1024, "the model's own", " tokens")
         self.context.setAccessibleName("Context")
         self.non_granular = whole_spin(0, 100_000, 1, "never", " tokens")
         self.non_granular.setAccessibleName("Freeze scalings after")
         self.set_devices(devices)
+
+        self.memory = MemoryBox()
+        self._estimate_timer = QTimer(self)
+        self._estimate_timer.setSingleShot(True)
+        self._estimate_timer.setInterval(ESTIMATE_MS)
+        self._estimate_timer.timeout.connect(self._ask_estimate)
 
         self.problem = ProblemBox(theme)
         self.problem.dismissed.connect(self.problem.hide)
@@ -136,6 +156,13 @@ class LoaderDialog(QDialog):
             signal.connect(lambda _text: self._check())
         for signal in (self.adapters.rowsInserted, self.adapters.rowsRemoved, self.adapters.dataChanged):
             signal.connect(lambda *_what: self._check())
+        for signal in (
+            self.device.currentIndexChanged,
+            self.dtype.currentIndexChanged,
+            self.quantize.currentIndexChanged,
+            self.context.valueChanged,
+        ):
+            signal.connect(lambda _value: self._estimate_timer.start())
         self.set_form(LoadForm())
         self._show_loading(False)
 
@@ -155,6 +182,7 @@ class LoaderDialog(QDialog):
             ordering=self.ordering.text(),
             device=self.device.currentData(),
             dtype=self.dtype.currentData(),
+            quantize=self.quantize.currentData(),
             context=self.context.value(),
             non_granular=self.non_granular.value(),
         )
@@ -174,6 +202,7 @@ class LoaderDialog(QDialog):
             self.device.addItem(form.device, form.device)
         self.device.setCurrentIndex(self.device.findData(form.device))
         self.dtype.setCurrentIndex(max(0, self.dtype.findData(form.dtype)))
+        self.quantize.setCurrentIndex(max(0, self.quantize.findData(form.quantize)))
         self.context.setValue(form.context)
         self.non_granular.setValue(form.non_granular)
         self._asked = False
@@ -209,6 +238,7 @@ class LoaderDialog(QDialog):
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self.load_button.setFocus()
+        self._ask_estimate()  # what is free has changed since it was last shown
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if dropped_paths(event) and not self._loading:
@@ -243,6 +273,14 @@ class LoaderDialog(QDialog):
     def show_failed(self, event: LoadFailed) -> None:
         self._show_loading(False)
         self.problem.show_problem(event.problem, "The model loaded before is still there." if event.model_kept else "")
+
+    def show_estimate(self, event: MemoryEstimated) -> None:
+        if event.settings == self.form().settings():  # otherwise it is of a choice that was changed since
+            self.memory.show_estimate(event.estimate)
+
+    def show_no_estimate(self, event: EstimateFailed) -> None:
+        if event.settings == self.form().settings():
+            self.memory.show_problem(event.problem)
 
     def show_cancelled(self) -> None:
         self._show_loading(False)
@@ -296,8 +334,14 @@ class LoaderDialog(QDialog):
         place.addWidget(self.device, 1)
         place.addWidget(self.dtype, 1)
         how.addRow(_caption("&Device", self.device), place)
+        how.addRow(_caption("&Quantize", self.quantize), self.quantize)
+        how.addRow("", self.quantize_note)
         how.addRow(_caption("Conte&xt", self.context), self.context)
         how.addRow(_caption("&Freeze after", self.non_granular), self.non_granular)
+        memory_name = label("Memory", "muted")
+        memory_name.setAlignment(Qt.AlignmentFlag.AlignTop)
+        memory_name.setContentsMargins(0, self.memory.TOP, 0, 0)
+        how.addRow(memory_name, self.memory)
         self._how = how
         self.non_granular.setToolTip(
             "Non-granular scalings: after this many tokens of the answer the mix stays as it is, "
@@ -378,7 +422,13 @@ class LoaderDialog(QDialog):
 
     def _check(self) -> bool:
         """Complain about what is missing, but not before the user asked for a load."""
-        found = self.form().complaint()
+        form = self.form()
+        quantizable = form.quantizable()
+        self.quantize.setEnabled(quantizable)
+        self.quantize.setToolTip(QUANTIZE_TIP if quantizable else NO_QUANTIZE_TIP)
+        self._how.setRowVisible(self.quantize_note, not quantizable)
+        found = form.complaint()
+        self._estimate_timer.start()
         self.complaint.setText(found[1] if found and self._asked else "")
         for name, field in (("path", self.path.edit), ("hub_id", self.hub_id), ("xlora", self.xlora.edit)):
             wrong = bool(found and self._asked and found[0] == name)
@@ -389,6 +439,17 @@ class LoaderDialog(QDialog):
             if wrong:
                 field.setFocus()
         return found is None
+
+    def _ask_estimate(self) -> None:
+        """Ask for an estimate of what is chosen, if enough is."""
+        self._estimate_timer.stop()
+        form = self.form()
+        if not self.isVisible() or self._loading:
+            return
+        if form.complaint() is None:
+            self.estimate_requested.emit(form.settings())
+        else:
+            self.memory.show_unknown("Known when the model is chosen.")
 
     def _show_loading(self, loading: bool) -> None:
         self._loading = loading

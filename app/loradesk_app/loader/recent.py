@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args
 
-from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings
+from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings, Quantize
 from loradesk_engine.demo import demo_settings
 
 MAX_RECENT = 8
@@ -29,7 +29,7 @@ def from_json(data: Any) -> LoadSettings | None:
     known = {name: data[name] for name in _NAMES if name in data}
     texts = ("revision", "xlora", "ordering")
     numbers = ("context", "tgt_non_granular_index")
-    if known.get("mode", "none") not in _MODE_NAMES:
+    if known.get("mode", "none") not in _MODE_NAMES or known.get("quantize", "none") not in get_args(Quantize):
         return None
     if any(known.get(name) is not None and not isinstance(known[name], str) for name in texts):
         return None
@@ -71,7 +71,12 @@ def in_mode(settings: LoadSettings, mode: AdapterMode, known: Iterable[LoadSetti
     """
     if settings.mode == mode:
         return settings
-    same_place = {"device": settings.device, "dtype": settings.dtype, "context": settings.context}
+    same_place = {
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "quantize": settings.quantize,
+        "context": settings.context,
+    }
     if is_demo(settings):
         return replace(demo_settings(mode, settings.tgt_non_granular_index), **same_place)  # type: ignore[arg-type]
     if mode == "none":

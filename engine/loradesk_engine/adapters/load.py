@@ -20,6 +20,7 @@ from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.ordering.check import check, raise_errors
 from loradesk_engine.ordering.finding import CheckContext, ClassifierFacts
 from loradesk_engine.ordering.modules import number_layers
+from loradesk_engine.ordering.rules_layers import DISTORTED
 from loradesk_engine.ordering.schema import OrderingFile
 
 
@@ -42,6 +43,40 @@ class LoadedAdapters:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FoundAdapters:
+    """What the settings and the ordering file name, its headers read, its weights not yet.
+
+    Attributes:
+        ordering: the ordering file.
+        adapters: name -> adapter, in the order of the scalings' last axis.
+        sources: name -> folder or hub id.
+        checkpoint: in X-LoRA mode.
+    """
+
+    ordering: OrderingFile | None
+    adapters: Mapping[str, PeftAdapter]
+    sources: Mapping[str, str]
+    checkpoint: XLoraCheckpoint | None = None
+
+
+def find_adapters(settings: LoadSettings, progress: Progress, *, fetch: bool = True) -> FoundAdapters:
+    """Find the adapters and read their headers.
+
+    Args:
+        fetch: whether to download what is neither on this machine nor in the hub's cache.
+
+    Raises:
+        OrderingError, AdapterError, FileFormatError, HubError: something is missing or malformed; names file, field and
+            remedy.
+        Cancelled: from `progress`.
+    """
+    ordering = OrderingFile.read(settings.ordering) if settings.ordering else None
+    if settings.mode == "xlora":
+        return _find_xlora(settings, ordering, progress, fetch)
+    return _find_lora(settings, ordering, progress, fetch)
+
+
 def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, progress: Progress) -> LoadedAdapters:
     """Load what the settings and the ordering file name.
 
@@ -52,10 +87,18 @@ def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, pr
         OrderingError, AdapterError, FileFormatError, HubError: something does not fit; names file, field and remedy.
         Cancelled: from `progress`.
     """
-    ordering = OrderingFile.read(settings.ordering) if settings.ordering else None
-    if settings.mode == "xlora":
-        return _load_xlora(settings, ordering, decoder, base, progress)
-    return _load_lora(settings, ordering, decoder, base, progress)
+    found = find_adapters(settings, progress)
+    warnings = _check(settings, base, found)
+    mixture = _stack(decoder, found, progress)
+    if found.checkpoint is not None:
+        return _with_classifier(found, found.checkpoint, decoder, mixture, warnings)
+    paths = mixture.adapted_paths()
+    mixture.set_layers(number_layers(paths))
+    if found.ordering is not None:
+        active = dict.fromkeys(found.ordering.order or (), 1.0)
+    else:  # one adapter was loaded to be used; of several the user chooses
+        active = dict.fromkeys(found.adapters, 1.0) if len(found.adapters) == 1 else {}
+    return LoadedAdapters(mixture, None, active, paths, warnings)
 
 
 def add_adapter(mixture: Mixture, adapter: AdapterSource, progress: Progress, token: str | None = None) -> None:
@@ -66,13 +109,7 @@ def add_adapter(mixture: Mixture, adapter: AdapterSource, progress: Progress, to
     mixture.add(adapter.name, found, adapter.source)
 
 
-def _load_lora(
-    settings: LoadSettings,
-    ordering: OrderingFile | None,
-    decoder: Decoder,
-    base: BaseSource,
-    progress: Progress,
-) -> LoadedAdapters:
+def _find_lora(settings: LoadSettings, ordering: OrderingFile | None, progress: Progress, fetch: bool) -> FoundAdapters:
     near = Path(settings.ordering).parent if settings.ordering else None
     wanted = {item.name: item.adapter_model_id for item in (ordering.preload_adapters or ())} if ordering else {}
     for given in settings.adapters:
@@ -84,50 +121,51 @@ def _load_lora(
     found = {}
     for number, (name, source) in enumerate(wanted.items()):
         progress(f"Reading adapter {name}", number / len(wanted))
-        found[name] = read_adapter(resolve_source(source, near=near, token=settings.token, progress=progress))
-    warnings = _check(settings, ordering, base, found, None)
-    mixture = _stack(decoder, found, wanted, progress)
-    paths = mixture.adapted_paths()
-    mixture.set_layers(number_layers(paths))
-    if ordering is not None:
-        active = dict.fromkeys(ordering.order or (), 1.0)
-    else:  # one adapter was loaded to be used; of several the user chooses
-        active = dict.fromkeys(found, 1.0) if len(found) == 1 else {}
-    return LoadedAdapters(mixture, None, active, paths, warnings)
+        found[name] = read_adapter(
+            resolve_source(source, near=near, token=settings.token, progress=progress, fetch=fetch)
+        )
+    return FoundAdapters(ordering, found, wanted)
 
 
-def _load_xlora(
-    settings: LoadSettings,
-    ordering: OrderingFile | None,
-    decoder: Decoder,
-    base: BaseSource,
-    progress: Progress,
-) -> LoadedAdapters:
+def _find_xlora(
+    settings: LoadSettings, ordering: OrderingFile | None, progress: Progress, fetch: bool
+) -> FoundAdapters:
     if settings.xlora is None:
         raise AdapterError("No X-LoRA checkpoint was chosen.", field="xlora", remedy="Choose its folder or hub id.")
-    folder = resolve_source(settings.xlora, token=settings.token, progress=progress)
-    checkpoint = read_xlora(folder)
+    checkpoint = read_xlora(resolve_source(settings.xlora, token=settings.token, progress=progress, fetch=fetch))
     names = _xlora_names(settings, ordering, checkpoint)
     found = {}
     for number, name in enumerate(names):
         progress(f"Reading adapter {name}", number / len(names))
-        found[name] = _xlora_adapter(checkpoint, name, names, settings, progress)
-    warnings = _check(settings, ordering, base, found, checkpoint)
+        found[name] = _xlora_adapter(checkpoint, name, names, settings, progress, fetch)
+        _refuse_options(name, found[name])
     sources = {name: str(adapter.weights_file.parent) for name, adapter in found.items()}
-    mixture = _stack(decoder, found, sources, progress, checkpoint.config.global_scaling_weight)
-    adapted = mixture.adapted_paths()
-    layers = dict(ordering.layers) if ordering is not None and ordering.layers else number_layers(adapted)
+    return FoundAdapters(ordering, found, sources, checkpoint)
+
+
+def _with_classifier(
+    found: FoundAdapters,
+    checkpoint: XLoraCheckpoint,
+    decoder: Decoder,
+    mixture: Mixture,
+    warnings: tuple[str, ...],
+) -> LoadedAdapters:
+    """The adapters of an X-LoRA model, with what mixes them."""
+    ordering = found.ordering
+    layers = (
+        dict(ordering.layers) if ordering is not None and ordering.layers else number_layers(mixture.adapted_paths())
+    )
     mixture.set_layers(layers)
     classifier = Classifier(
         checkpoint,
         hidden_size=decoder.config.hidden_size,
         layers=len(layers),
-        adapters=len(names),
+        adapters=len(found.adapters),
         device=decoder.device,
         dtype=decoder.dtype,
     )
     paths = tuple(sorted(layers, key=lambda path: layers[path]))
-    return LoadedAdapters(mixture, classifier, dict.fromkeys(names, 1.0), paths, warnings)
+    return LoadedAdapters(mixture, classifier, dict.fromkeys(found.adapters, 1.0), paths, warnings)
 
 
 def _xlora_names(settings: LoadSettings, ordering: OrderingFile | None, checkpoint: XLoraCheckpoint) -> tuple[str, ...]:
@@ -151,7 +189,12 @@ def _xlora_names(settings: LoadSettings, ordering: OrderingFile | None, checkpoi
 
 
 def _xlora_adapter(
-    checkpoint: XLoraCheckpoint, name: str, names: tuple[str, ...], settings: LoadSettings, progress: Progress
+    checkpoint: XLoraCheckpoint,
+    name: str,
+    names: tuple[str, ...],
+    settings: LoadSettings,
+    progress: Progress,
+    fetch: bool,
 ) -> PeftAdapter:
     """An adapter by the checkpoint's map, by its files, or by hub id.
 
@@ -159,7 +202,9 @@ def _xlora_adapter(
     """
     listed = (checkpoint.adapters or {}).get(name)
     if listed is not None:
-        for candidate in (checkpoint.folder / listed, Path(listed).expanduser()):
+        own = listed.split("/", 2)[2:]  # the checkpoint may be a copy of the repository that the id names
+        places = [checkpoint.folder / listed, *(checkpoint.folder / part for part in own), Path(listed).expanduser()]
+        for candidate in places:
             if (candidate / CONFIG_NAME).is_file():
                 return read_adapter(candidate)
     try:
@@ -167,19 +212,25 @@ def _xlora_adapter(
     except AdapterError:
         if listed is None or Path(listed).is_absolute() or listed.startswith("."):
             raise
-    return read_adapter(resolve_source(listed, token=settings.token, progress=progress))
+    return read_adapter(resolve_source(listed, token=settings.token, progress=progress, fetch=fetch))
 
 
-def _check(
-    settings: LoadSettings,
-    ordering: OrderingFile | None,
-    base: BaseSource,
-    found: Mapping[str, PeftAdapter],
-    checkpoint: XLoraCheckpoint | None,
-) -> tuple[str, ...]:
+def _refuse_options(name: str, adapter: PeftAdapter) -> None:
+    """X-LoRA is defined for `B A x` alone: PEFT refuses DoRA there and does not scale biases."""
+    if adapter.options:
+        raise AdapterError(
+            f"The adapter {name!r} was trained with {adapter.options[0]}, which X-LoRA does not support.",
+            file=adapter.weights_file,
+            field=adapter.options[0],
+            remedy="Load it as a LoRA adapter, or train the X-LoRA on plain LoRA adapters.",
+        )
+
+
+def _check(settings: LoadSettings, base: BaseSource, found: FoundAdapters) -> tuple[str, ...]:
     """Check the ordering file against what was found; errors are raised, warnings returned."""
-    if ordering is None:
-        return ()
+    checkpoint = found.checkpoint
+    if found.ordering is None:
+        return (DISTORTED,) if checkpoint is not None and base.bits is not None and base.bits <= 4 else ()
     facts = None
     if checkpoint is not None:
         facts = ClassifierFacts(
@@ -188,14 +239,14 @@ def _check(
             tuple(checkpoint.adapters) if checkpoint.adapters and checkpoint.form == "peft" else None,
         )
     findings = check(
-        ordering,
+        found.ordering,
         CheckContext(
             file=settings.ordering,
             base_model_id=settings.base,
             config=base.hf_config,
             quantized=base.quantized,
             bits=base.bits,
-            adapter_modules={name: frozenset(adapter.modules) for name, adapter in found.items()},
+            adapter_modules={name: frozenset(adapter.modules) for name, adapter in found.adapters.items()},
             xlora=facts,
             mode="xlora" if checkpoint is not None else "lora",
         ),
@@ -204,15 +255,10 @@ def _check(
     return tuple(finding.message for finding in findings if finding.severity == "warning")
 
 
-def _stack(
-    decoder: Decoder,
-    found: Mapping[str, PeftAdapter],
-    sources: Mapping[str, str],
-    progress: Progress,
-    global_scaling_weight: float = 1.0,
-) -> Mixture:
-    mixture = Mixture(decoder.projections, decoder.device, decoder.dtype, global_scaling_weight)
-    for number, (name, adapter) in enumerate(found.items()):
-        progress(f"Loading adapter {name}", number / len(found))
-        mixture.add(name, adapter, sources[name])
+def _stack(decoder: Decoder, found: FoundAdapters, progress: Progress) -> Mixture:
+    weight = 1.0 if found.checkpoint is None else found.checkpoint.config.global_scaling_weight
+    mixture = Mixture(decoder.projections, decoder.device, decoder.dtype, weight)
+    for number, (name, adapter) in enumerate(found.adapters.items()):
+        progress(f"Loading adapter {name}", number / len(found.adapters))
+        mixture.add(name, adapter, found.sources[name])
     return mixture

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-from loradesk_engine.cli import chat, demo, ordering, self_test, serve
+from loradesk_engine.cli import bench, chat, demo, ordering, self_test, serve
 from loradesk_engine.errors import LoradeskError
 
-SUBCOMMANDS = (chat, demo, ordering, serve, self_test)
+SUBCOMMANDS = (chat, demo, ordering, serve, bench, self_test)
+OPENED_SUFFIXES = (".gguf", ".json", ".safetensors")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,13 +23,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="loradesk",
         description="Run language models with LoRA and X-LoRA adapters. Without a subcommand the window opens.",
-        epilog="Options without a subcommand are the window's: `loradesk --demo lora`, `loradesk --startup-trace`.",
+        epilog="Options without a subcommand are the window's: `loradesk --demo lora`, `loradesk --startup-trace`. "
+        "`loradesk PATH` opens the window with a .gguf file, a model's or adapter's folder, or an ordering file.",
     )
-    parser.add_argument("--version", action="version", version=f"loradesk {version('loradesk')}")
+    parser.add_argument("--version", action="version", version=f"loradesk {_version()}")
     subparsers = parser.add_subparsers(title="subcommands", metavar="")
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("loradesk")
+    except PackageNotFoundError:
+        return "(from its source tree)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--self-test"]:
         arguments[0] = "self-test"
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
+    if not arguments or is_for_window(arguments[0]):
         return open_window(arguments)
     options = build_parser().parse_args(arguments)
     try:
@@ -49,6 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         return 141
+
+
+def is_for_window(argument: str) -> bool:
+    """Whether a first argument is the window's: an option, or a path by its looks or because it is there."""
+    if argument.startswith("-"):
+        return argument not in ("-h", "--help", "--version")
+    if argument in {module.__name__.rpartition(".")[2].replace("_", "-") for module in SUBCOMMANDS}:
+        return False
+    looks_so = "/" in argument or os.sep in argument or argument.lower().endswith(OPENED_SUFFIXES)
+    return looks_so or os.path.exists(argument)
 
 
 def open_window(arguments: Sequence[str]) -> int:

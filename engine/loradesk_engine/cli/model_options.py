@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import get_args
 
-from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings, Sampling
+from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings, Quantize, Sampling
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.errors import RequestError
 
@@ -14,7 +15,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options that `load_settings` reads."""
     group = parser.add_argument_group("model")
     group.add_argument("--demo", action="store_true", help="the demo pack that ships with Loradesk")
-    group.add_argument("--base", metavar="PATH|ID", help="base model: local folder or hub id")
+    group.add_argument(
+        "--base", metavar="PATH|ID", help="base model: local folder or GGUF file, or hub id (owner/name/file.gguf)"
+    )
     group.add_argument("--revision", help="revision of a hub id")
     group.add_argument("--mode", choices=["none", "lora", "xlora"], help="default: what the other options ask for")
     group.add_argument(
@@ -28,12 +31,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ordering", metavar="FILE", help="ordering file")
     group.add_argument("--device", default="auto", help="auto, cpu, mps, cuda, cuda:1, ...")
     group.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    group.add_argument(
+        "--quantize",
+        default="none",
+        choices=get_args(Quantize),
+        help="make a bitsandbytes base of a 16- or 32-bit checkpoint while it loads",
+    )
     group.add_argument("--context", type=int, help="tokens a conversation may hold")
     group.add_argument(
         "--tgt-non-granular-index",
         type=int,
         metavar="K",
         help="X-LoRA: freeze the scalings after K completion tokens",
+    )
+    group.add_argument(
+        "--estimate", action="store_true", help="print how much memory the model would take, load nothing, and exit"
     )
 
 
@@ -48,7 +60,13 @@ def load_settings(options: argparse.Namespace) -> LoadSettings:
             raise RequestError("--demo brings its own base, adapters and ordering file.", field="--demo")
         mode: AdapterMode = options.mode or "xlora"
         settings = demo_settings(mode, options.tgt_non_granular_index)
-        return replace(settings, device=options.device, dtype=options.dtype, context=options.context)
+        return replace(
+            settings,
+            device=options.device,
+            dtype=options.dtype,
+            quantize=options.quantize,
+            context=options.context,
+        )
     if not options.base:
         raise RequestError("No model was named.", field="--base", remedy="Give --base PATH or --demo.")
     adapters = []
@@ -67,6 +85,7 @@ def load_settings(options: argparse.Namespace) -> LoadSettings:
         ordering=options.ordering,
         device=options.device,
         dtype=options.dtype,
+        quantize=options.quantize,
         context=options.context,
         tgt_non_granular_index=options.tgt_non_granular_index,
     )

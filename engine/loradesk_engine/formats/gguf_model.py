@@ -12,6 +12,7 @@ import numpy.typing as npt
 from loradesk_engine.errors import ConfigError, FileFormatError
 from loradesk_engine.formats.config import ModelConfig, parse_config
 from loradesk_engine.formats.gguf import GgufFile, GgufTensor
+from loradesk_engine.formats.stored import StoredTensor
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -85,15 +86,15 @@ class GgufModel:
     def __init__(self, file: GgufFile) -> None:
         self.file = file
         self.path = file.path
-        name = file.metadata.get("general.architecture")
-        if name not in ARCHITECTURES:
+        name = self._plain("general.architecture")
+        if not isinstance(name, str) or name not in ARCHITECTURES:
             raise ConfigError(
                 f"The architecture {name!r} is not supported.",
                 file=self.path,
                 field="general.architecture",
                 remedy=f"Supported: {', '.join(ARCHITECTURES)}.",
             )
-        parts = file.metadata.get("split.count", 1)
+        parts = self._plain("split.count", 1)
         if parts != 1:
             raise ConfigError(
                 f"The file is one of {parts} parts of a model.",
@@ -111,6 +112,17 @@ class GgufModel:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._places)
+
+    def entries(self) -> list[StoredTensor]:
+        """The tensors as the header describes them; no data is read."""
+        entries = []
+        for name, (tensor, expert) in self._places.items():
+            stacked = expert is not None
+            shape = tensor.shape[1:] if stacked else tensor.shape
+            entries.append(
+                StoredTensor(name, tensor.type, shape, tensor.nbytes // tensor.shape[0] if stacked else tensor.nbytes)
+            )
+        return entries
 
     def stored(self, name: str) -> Stored:
         """A tensor by Hugging Face's name."""
@@ -172,7 +184,14 @@ class GgufModel:
     # --- config -------------------------------------------------------------------------------------------------------
 
     def _value(self, key: str, default: Any = None) -> Any:
-        return self.file.metadata.get(f"{self._architecture}.{key}", default)
+        return self._plain(f"{self._architecture}.{key}", default)
+
+    def _plain(self, key: str, default: Any = None) -> Any:
+        """A value that is no array: one number for every layer, as all files of these architectures have it."""
+        value = self.file.metadata.get(key, default)
+        if isinstance(value, list | np.ndarray):
+            raise ConfigError("One value is expected, not an array.", file=self.path, field=key)
+        return value
 
     def _hf_config(self) -> dict[str, Any]:
         """config.json as Hugging Face would write it; `parse_config` checks the values."""
@@ -182,7 +201,7 @@ class GgufModel:
         experts = self._value("expert_count", 0)
         values: dict[str, Any] = {
             "architectures": ["MixtralForCausalLM" if experts else ARCHITECTURES[self._architecture]],
-            "_name_or_path": self.file.metadata.get("general.basename"),
+            "_name_or_path": self._plain("general.basename"),
             "vocab_size": embedding.shape[0],
             "hidden_size": self._value("embedding_length"),
             "intermediate_size": self._value("feed_forward_length"),
@@ -221,25 +240,29 @@ class GgufModel:
     def _gemma2_scalar(self) -> Any:
         """The file does not hold it: the 27B model divides by hidden size / heads, the others by the head's size."""
         if self._value("block_count") == 46:
-            return self._value("embedding_length", 0) // max(self._value("attention.head_count", 1), 1)
+            return self._hidden_per_head()
         return self._value("attention.key_length", 256)
 
     def _gemma3_scalar(self) -> Any:
         """As for Gemma 2, where again only the 27B model (62 layers) differs."""
         if self._value("block_count") == 62:
-            return self._value("embedding_length", 0) // max(self._value("attention.head_count", 1), 1)
+            return self._hidden_per_head()
         return self._value("attention.key_length", 256)
 
+    def _hidden_per_head(self) -> int | None:
+        """Hidden size / heads; None where the file does not hold them as numbers, which the config's check tells."""
+        hidden, heads = self._value("embedding_length"), self._value("attention.head_count")
+        return hidden // heads if type(hidden) is int and type(heads) is int and heads > 0 else None
+
     def _token(self, name: str) -> Any:
-        return self.file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        return self._plain(f"tokenizer.ggml.{name}_token_id")
 
     def _rope(self) -> dict[str, Any]:
         theta = self._value("rope.freq_base", 10_000.0)
         parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
         head = self._value("attention.key_length")
         if head is None:
-            heads = self._value("attention.head_count")
-            head = self._value("embedding_length", 0) // heads if isinstance(heads, int) and heads else None
+            head = self._hidden_per_head()
         rotated = self._value("rope.dimension_count", head)
         if isinstance(head, int) and isinstance(rotated, int) and 0 < rotated < head:
             parameters["partial_rotary_factor"] = rotated / head

@@ -74,7 +74,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
 
 
 def _byte_level(fields: _Fields, tokens: Sequence[str]) -> tokenizers.Tokenizer:
-    name = fields.metadata.get("tokenizer.ggml.pre", "default")
+    name = fields.text("tokenizer.ggml.pre") if "tokenizer.ggml.pre" in fields.metadata else "default"
     pattern = PATTERNS.get(SAME_PATTERN.get(name, name))
     merges = []
     known = set(tokens)
@@ -128,7 +128,7 @@ def _sentence_piece(fields: _Fields, tokens: Sequence[str]) -> tokenizers.Tokeni
         fuse_unk=True,
         byte_fallback="<0x00>" in vocabulary,
     )
-    prefix = fields.metadata.get("tokenizer.ggml.add_space_prefix", True)
+    prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
     spaces = [normalizers.Replace(" ", "▁")]
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), *spaces] if prefix else spaces)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -147,7 +147,7 @@ def _backend(fields: _Fields, model: Any, **options: Any) -> tokenizers.Tokenize
 
 def _add_bos(fields: _Fields, backend: tokenizers.Tokenizer, tokens: Sequence[str], *, default: bool) -> None:
     bos = fields.metadata.get("tokenizer.ggml.bos_token_id")
-    if fields.metadata.get("tokenizer.ggml.add_bos_token", default) and isinstance(bos, int) and 0 <= bos < len(tokens):
+    if fields.flag("tokenizer.ggml.add_bos_token", default) and isinstance(bos, int) and 0 <= bos < len(tokens):
         token = tokens[bos]
         backend.post_processor = processors.TemplateProcessing(
             single=f"{token}:0 $A:0" if _plain(token) else [token, "$A"], special_tokens=[(token, bos)]
@@ -167,6 +167,12 @@ class _Fields:
 
     def refuse(self, key: str, problem: str, remedy: str | None = None) -> FileFormatError:
         return FileFormatError(problem, file=self._path, field=key, remedy=remedy)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.metadata.get(key, default)
+        if not isinstance(value, bool):
+            raise self.refuse(key, "true or false is expected.")
+        return value
 
     def text(self, key: str) -> str:
         value = self.metadata.get(key)

@@ -4,11 +4,15 @@ cache.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loradesk_engine.errors import HubError
@@ -16,8 +20,43 @@ from loradesk_engine.errors import HubError
 Progress = Callable[[str, float | None], None]
 """Called with a sentence for the user and the fraction that is done (None: unknown); raises `Cancelled` to stop."""
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PART = r"[A-Za-z0-9][\w.-]*"
+HUB_ID = re.compile(rf"{_PART}(/{_PART})?")
+INSIDE = re.compile(rf"({_PART}/{_PART})((?:/{_PART})+)/?")
 MODEL_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
+CONFIGS = ("config.json", "adapter_config.json", "xlora_config.json")
+LISTED = 20  # names in a message
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """What a hub id names.
+
+    Attributes:
+        repo: `owner/name`.
+        inside: a folder or file of the repository, with slashes; empty for all of it.
+    """
+
+    repo: str
+    inside: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> HubSource | None:
+        """`owner/name`, `owner/name/folder` or `owner/name/file.gguf`; None where it cannot be a hub id."""
+        if HUB_ID.fullmatch(text):
+            return cls(text)
+        match = INSIDE.fullmatch(text)
+        return None if match is None else cls(match[1], match[2].strip("/"))
+
+    def wants(self, name: str) -> bool:
+        """Whether a load of this needs the repository's file."""
+        if self.inside.endswith(".gguf"):
+            return name == self.inside
+        if self.inside.endswith(".safetensors"):  # one adapter of several that lie side by side, and their JSON files
+            beside = PurePosixPath(name).parent == PurePosixPath(self.inside).parent
+            return name == self.inside or (beside and name.endswith(".json"))
+        inside = not self.inside or PurePosixPath(name).is_relative_to(self.inside)
+        return inside and any(PurePosixPath(name).match(pattern) for pattern in MODEL_PATTERNS)
 
 
 def silent(stage: str, fraction: float | None) -> None:
@@ -31,78 +70,219 @@ def resolve_source(
     revision: str | None = None,
     token: str | None = None,
     progress: Progress = silent,
+    fetch: bool = True,
 ) -> Path:
     """The local path of a model or adapter: a path that exists, or a hub id that is downloaded when it is not in the
     cache.
 
     Args:
+        source: a path, or `owner/name`, `owner/name/folder`, `owner/name/file.gguf` on the hub.
         near: folder that relative paths are looked for in first (that of the file which names the source).
+        fetch: whether to ask the hub; otherwise only its cache on this machine is looked at.
 
     Raises:
         HubError: no such path, and no such repository, no permission or no network.
+        Cancelled: from `progress`.
     """
     for candidate in ([near / source] if near is not None else []) + [Path(source).expanduser()]:
-        if candidate.exists():
-            return candidate
+        with contextlib.suppress(OSError, ValueError):  # too long for a path, or a NUL in it
+            if candidate.exists():
+                return candidate
     looks_local = source.startswith((".", "/", "~")) or "\\" in source or Path(source).is_absolute()
-    if looks_local or not HUB_ID.fullmatch(source):
+    named = None if looks_local else HubSource.parse(source)
+    if named is None or not _allowed(named.repo):
         raise HubError(
             "Neither a file or folder that exists nor the id of a hub repository.",
             file=source,
             remedy="Check the path.",
         )
-    return download(source, revision=revision, token=token, progress=progress)
+    if not fetch:
+        return _from_cache(named, revision, "It has not been downloaded yet.", "The first load downloads it.")
+    return download(named, revision=revision, token=token, progress=progress)
 
 
-def download(repo: str, *, revision: str | None, token: str | None, progress: Progress) -> Path:
-    """The folder of a repository's files that a load needs. Files in the cache are not fetched again.
+def _allowed(repo: str) -> bool:
+    """Whether the hub allows an id: its rules on length, dashes and dots."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        return False
+    return True
+
+
+def download(source: HubSource, *, revision: str | None, token: str | None, progress: Progress) -> Path:
+    """The folder of a repository's files that a load needs, or the GGUF file. Files in the cache are not fetched again.
+
+    What the hub keeps in its large-file storage is checked against the SHA-256 that the hub tells for it.
 
     Raises:
         HubError: names the repository and what to do. Cancelled: from `progress`.
     """
-    # huggingface_hub 2 speaks through httpx2, its versions before through httpx
-    http = importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") else "httpx")
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
+    repo = source.repo
     progress(f"Looking up {repo}", None)
-    try:
+    with _hub_errors(repo, revision):
         try:
             info = HfApi().model_info(repo, revision=revision, token=token, files_metadata=True)
-        except (http.TransportError, OfflineModeIsEnabled) as problem:
-            return _from_cache(repo, revision, problem)
-        files = [item for item in info.siblings or [] if _wanted(item.rfilename)]
+        except (_http().TransportError, OfflineModeIsEnabled) as problem:
+            return _from_cache(
+                source,
+                revision,
+                f"The hub cannot be reached, and the repository is not in the cache: {problem}.",
+                "Check the network, or choose a local folder.",
+            )
+        everything = info.siblings or []
+        source = _chosen(source, [item.rfilename for item in everything])
+        files = [item for item in everything if source.wants(item.rfilename)]
         total = sum(item.size or 0 for item in files) or 1
         done = 0
         folder: Path | None = None
         for item in files:
-            name = item.rfilename
-            progress(f"Downloading {name}", min(1.0, done / total))
-
-            class _Bar(_ProgressBar):
-                report = staticmethod(
-                    lambda count, name=name, before=done: progress(
-                        f"Downloading {name}", min(1.0, (before + count) / total)
-                    )
-                )
-
-            path = Path(hf_hub_download(repo, name, revision=revision, token=token, tqdm_class=_Bar))
-            parent = path.parents[len(Path(name).parts) - 1]
+            path = _fetch(repo, item, revision, token, _share(progress, item.rfilename, done, total))
+            parent = path.parents[len(PurePosixPath(item.rfilename).parts) - 1]
             if folder is not None and parent != folder:
                 raise HubError("The repository changed while it was downloaded.", file=repo, remedy="Load it again.")
             folder = parent
             done += item.size or 0
         if folder is None:
-            raise HubError("The repository holds no safetensors or JSON files.", file=repo)
-        return folder
+            raise HubError("The repository holds no safetensors or JSON files there.", file=repo, field=source.inside)
+        return folder / source.inside
+
+
+def _share(progress: Progress, name: str, before: int, total: int) -> Callable[[int], None]:
+    """Tells the progress of one file as a part of all."""
+    return lambda count: progress(f"Downloading {name}", min(1.0, (before + count) / total))
+
+
+def _chosen(source: HubSource, names: list[str]) -> HubSource:
+    """The source with a GGUF file's name where the repository has nothing else to load.
+
+    Raises:
+        HubError: there are several, or the file that was named is not there.
+    """
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if source.inside.endswith((".gguf", ".safetensors")):
+        if source.inside in names:
+            return source
+        raise HubError(
+            "The repository has no such file.", file=source.repo, field=source.inside, remedy=_offer(source.repo, gguf)
+        )
+    inside = [name for name in gguf if not source.inside or PurePosixPath(name).is_relative_to(source.inside)]
+    if not inside or any(source.wants(name) and name.endswith(".safetensors") for name in names):
+        return source
+    if len(inside) == 1:
+        return HubSource(source.repo, inside[0])
+    raise HubError(
+        f"The repository holds {len(inside)} GGUF files, and none was named.",
+        file=source.repo,
+        remedy=_offer(source.repo, inside),
+    )
+
+
+def _offer(repo: str, names: list[str]) -> str:
+    if not names:
+        return "Check the name."
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"Choose one: {', '.join(f'{repo}/{name}' for name in names[:LISTED])}{more}."
+
+
+def _fetch(repo: str, item: Any, revision: str | None, token: str | None, report: Callable[[int], None]) -> Path:
+    """One file of a repository, from the cache or from the hub; a fresh one is checked."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    class _Bar(_ProgressBar):
+        pass
+
+    _Bar.report = staticmethod(report)
+    report(0)
+    name: str = item.rfilename
+    known = isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+    path = Path(hf_hub_download(repo, name, revision=revision, token=token, tqdm_class=_Bar))
+    if item.lfs is not None and not known:
+        _verify(path, item.lfs.sha256, repo, name)
+    return path
+
+
+def _verify(path: Path, expected: str, repo: str, name: str) -> None:
+    """Compare with the hub's SHA-256; what differs is removed. Nothing interrupts it: no unchecked file stays."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        path.resolve().unlink()  # the cache's blob that the path links to
+        path.unlink(missing_ok=True)
+        raise HubError(
+            f"The file that arrived is not the hub's: its SHA-256 is {found}, the hub says {expected}. "
+            "It has been removed.",
+            file=repo,
+            field=name,
+            remedy="Load it again.",
+        )
+
+
+def _from_cache(source: HubSource, revision: str | None, problem: str, remedy: str) -> Path:
+    """What an earlier download left.
+
+    Raises:
+        HubError: nothing, with this problem and remedy.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    inside = PurePosixPath(source.inside)
+    named = inside.suffix in (".gguf", ".safetensors")
+    for name in [source.inside] if named else [str(inside / name) for name in CONFIGS]:
+        path = try_to_load_from_cache(source.repo, name, revision=revision)
+        if isinstance(path, str):
+            return Path(path) if named else Path(path).parent
+    gguf = [] if named else _cached_gguf(source, revision or "main")
+    if len(gguf) == 1:
+        return gguf[0]
+    raise HubError(problem, file=source.repo, field=source.inside or None, remedy=remedy)
+
+
+def _cached_gguf(source: HubSource, revision: str) -> list[Path]:
+    """The GGUF files that the cache has of a repository."""
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return []
+    return [
+        file.file_path
+        for repository in repositories
+        if repository.repo_type == "model" and repository.repo_id == source.repo
+        for snapshot in repository.revisions
+        if revision == snapshot.commit_hash or revision in snapshot.refs
+        for file in snapshot.files
+        if file.file_path.suffix == ".gguf" and file.file_path.is_relative_to(snapshot.snapshot_path / source.inside)
+    ]
+
+
+def _http() -> Any:
+    """What huggingface_hub speaks through: httpx2 from its version 2 on, httpx before."""
+    return importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") else "httpx")
+
+
+@contextmanager
+def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
+    """huggingface_hub's errors as ours."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
     except GatedRepoError:
         raise HubError(
             "The repository is gated.",
@@ -121,29 +301,19 @@ def download(repo: str, *, revision: str | None, token: str | None, progress: Pr
         ) from None
     except EntryNotFoundError as problem:
         raise HubError(f"A file is missing: {problem}.", file=repo) from None
-    except (HfHubHTTPError, http.HTTPError) as problem:
+    except HfHubHTTPError as problem:
+        if problem.response is not None and problem.response.status_code in (401, 403):
+            raise HubError(
+                "The hub refuses the access token.",
+                file=repo,
+                field="token",
+                remedy="Give one that is valid and may read this repository (or set HF_TOKEN).",
+            ) from None
+        raise HubError(f"The hub cannot answer: {problem}", file=repo, remedy="Try again later.") from None
+    except _http().HTTPError as problem:
         raise HubError(f"The hub cannot be reached: {problem}", file=repo, remedy="Check the network.") from None
     except OSError as problem:
         raise HubError(f"The download cannot be stored: {problem}.", file=repo) from problem
-
-
-def _from_cache(repo: str, revision: str | None, problem: Exception) -> Path:
-    """What an earlier download left, when there is no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in ("config.json", "adapter_config.json", "xlora_config.json"):
-        path = try_to_load_from_cache(repo, name, revision=revision)
-        if isinstance(path, str):
-            return Path(path).parent
-    raise HubError(
-        f"The hub cannot be reached, and the repository is not in the cache: {problem}.",
-        file=repo,
-        remedy="Check the network, or choose a local folder.",
-    )
-
-
-def _wanted(name: str) -> bool:
-    return any(Path(name).match(pattern) for pattern in MODEL_PATTERNS)
 
 
 class _ProgressBar:

@@ -15,28 +15,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loradesk_engine.errors import AdapterError
-from loradesk_engine.files import json_type, read_json_object
-from loradesk_engine.formats.safetensors import SafetensorsWeights
+from loradesk_engine.files import finite_number, json_type, read_json_object
+from loradesk_engine.formats.safetensors import (
+    PICKLED_SUFFIXES,
+    SafetensorsWeights,
+    TensorEntry,
+    find_pickle,
+    refuse_pickle,
+)
+from loradesk_engine.patterns import Matcher, PatternError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-BASE_COPY = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.weight")
 MAX_RANK = 2**16
+
+# What a tensor is, by the end of its name; the name of an adapter may stand in it.
+KINDS = {
+    kind: re.compile(rf"(?:base_model\.model\.)?(.+?)\.{ending}")
+    for kind, ending in {
+        "lora_A": r"lora_A(?:\.[^.]+)?\.weight",
+        "lora_B": r"lora_B(?:\.[^.]+)?\.weight",
+        "lora_bias": r"lora_B(?:\.[^.]+)?\.bias",
+        "magnitude": r"lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?",
+        "base_weight": r"base_layer\.weight",
+        "base_bias": r"(?:base_layer\.)?bias",
+    }.items()
+}
+STRANGERS = {
+    "lora_embedding_": "adapted embeddings",
+    "modules_to_save": "fully trained modules",
+    "trainable_tokens": "trainable tokens",
+    "norm.bias": "trained biases of norms",
+}
+
+CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # ways to begin a training, by `init_lora_weights`
 
 # Options that change the maths: each must hold one of these values (absent is None).
 PLAIN_VALUES: dict[str, tuple[object, ...]] = {
-    "bias": ("none",),
-    "use_dora": (False,),
+    "bias": ("none", "all", "lora_only"),
     "modules_to_save": ([],),
     "layer_replication": ([],),
     "alora_invocation_tokens": (),
     "trainable_token_indices": ({}, []),
     "target_parameters": ([],),
     "megatron_config": (),
-    "lora_bias": (False,),
     "use_qalora": (False,),
     "use_bdlora": (False,),
     "arrow_config": (),
@@ -55,6 +80,8 @@ class LoraModule:
         rank: r of this module.
         scale: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA.
         in_features, out_features: sizes of the linear.
+        bias: name of B's own bias `[out]`, with `lora_bias`.
+        magnitude: name of the magnitudes `[out]`, with DoRA.
     """
 
     path: str
@@ -64,6 +91,8 @@ class LoraModule:
     scale: float
     in_features: int
     out_features: int
+    bias: str | None = None
+    magnitude: str | None = None
 
 
 class PeftAdapter:
@@ -72,27 +101,42 @@ class PeftAdapter:
     Attributes:
         modules: path -> adapted linear.
         base_model: what it was trained on, as far as its configuration says.
-        base_copies: path -> tensor. PEFT saves the base's own matrix beside an adapter on `lm_head`; whoever loads the
-            adapter
-            has to see that the base has the same.
+        base_copies: `<path>.weight` or `<path>.bias` -> tensor. PEFT saves the base's own beside an adapter on
+            `lm_head`; whoever loads the adapter has to see that the base has the same.
+        biases: path -> tensor `[out]`, a linear's bias as training has left it (`bias` is "all" or "lora_only").
+        options: names of the options it was trained with that add more than `B A x`.
     """
 
+    base_copies: Mapping[str, str]
+    biases: Mapping[str, str]
+    options: tuple[str, ...]
+
     def __init__(
-        self, weights: SafetensorsWeights, weights_file: Path, modules: Mapping[str, LoraModule], base: str | None
+        self,
+        weights: SafetensorsWeights,
+        weights_file: Path,
+        modules: Mapping[str, LoraModule],
+        base: str | None,
+        *,
+        base_copies: Mapping[str, str],
+        biases: Mapping[str, str],
+        options: tuple[str, ...],
     ) -> None:
         self.weights_file = weights_file
         self.modules = modules
-        self.base_copies = {match[1]: name for name in weights if (match := BASE_COPY.fullmatch(name))}
         self.base_model = base
+        self.base_copies = base_copies
+        self.biases = biases
+        self.options = options
         self._weights = weights
 
     def weights(self, module: LoraModule) -> tuple[Tensor, Tensor]:
         """A `[rank, in]` and B `[out, rank]` of a module."""
         return self._weights[module.a], self._weights[module.b]
 
-    def base_copy(self, path: str) -> Tensor:
-        """The base's matrix of a linear, as the adapter's training had it."""
-        return self._weights[self.base_copies[path]]
+    def tensor(self, name: str) -> Tensor:
+        """One of the tensors that the attributes name."""
+        return self._weights[name]
 
 
 def read_adapter(
@@ -110,6 +154,8 @@ def read_adapter(
     """
     source = Path(source)
     if source.is_file():
+        if source.suffix in PICKLED_SUFFIXES:
+            raise refuse_pickle(source, AdapterError)
         weights_file = weights_file or source
         source = source.parent
     weights_file = weights_file or source / WEIGHTS_NAME
@@ -117,21 +163,35 @@ def read_adapter(
     if not source.is_dir():
         raise AdapterError("The adapter's folder does not exist.", file=source, remedy="Check the path.")
     if not weights_file.is_file():
-        if (source / "adapter_model.bin").is_file():
-            raise AdapterError(
-                "The adapter's weights are pickled, and unpickling runs whatever code the file holds.",
-                file=source / "adapter_model.bin",
-                remedy="Save the adapter again with safe_serialization=True.",
-            )
+        pickled = find_pickle(source)
+        if pickled is not None:
+            raise refuse_pickle(pickled, AdapterError)
         raise AdapterError(
             f"No {weights_file.name} here.", file=source, remedy="Choose a folder that PEFT saved an adapter to."
         )
     config = read_json_object(config_file, error=AdapterError)
     _refuse_unsupported(config, config_file)
+    options = _options(config, config_file)
     weights = SafetensorsWeights([weights_file])
-    modules = _modules(config, config_file, weights, weights_file)
+    tensors = _tensors(weights, weights_file)
+    modules = _modules(config, config_file, tensors, options, weights, weights_file)
+    biases = {path: names["base_bias"] for path, names in tensors.items() if "base_bias" in names}
+    for name in biases.values():
+        _refuse_no_vector(weights.entries[name], name, weights_file)
+    copies = {f"{path}.weight": names["base_weight"] for path, names in tensors.items() if "base_weight" in names}
+    if "bias" not in options:
+        copies |= {f"{path}.bias": name for path, name in biases.items()}
+        biases = {}
     base = config.get("base_model_name_or_path")
-    return PeftAdapter(weights, weights_file, modules, base if isinstance(base, str) and base else None)
+    return PeftAdapter(
+        weights,
+        weights_file,
+        modules,
+        base if isinstance(base, str) and base else None,
+        base_copies=copies,
+        biases=biases,
+        options=options,
+    )
 
 
 def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
@@ -140,6 +200,14 @@ def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
         remedy = "Load it as an X-LoRA checkpoint." if kind == "XLORA" else "Only LoRA adapters are supported."
         raise AdapterError(
             f"This is an adapter of type {kind!r}, not LoRA.", file=file, field="peft_type", remedy=remedy
+        )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGE_THE_BASE):
+        raise AdapterError(
+            f"Training with init_lora_weights = {start!r} changed the base model's weights as well.",
+            file=file,
+            field="init_lora_weights",
+            remedy="Save it with path_initial_model_for_weight_conversion, which makes an ordinary LoRA of it.",
         )
     for option, allowed in PLAIN_VALUES.items():
         value = config.get(option)
@@ -152,35 +220,61 @@ def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
             )
 
 
+def _options(config: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    """Those of the options that add more than `B A x`."""
+    options = tuple(option for option in ("use_dora", "lora_bias") if _flag(config, option, file))
+    if len(options) == 2:
+        raise AdapterError(
+            "lora_bias does not go together with use_dora.",
+            file=file,
+            field="lora_bias",
+            remedy="Train the adapter with one of them, as PEFT demands.",
+        )
+    return options if config.get("bias") in (None, "none") else (*options, "bias")
+
+
+def _flag(config: Mapping[str, Any], option: str, file: Path) -> bool:
+    value = config.get(option) or False
+    if not isinstance(value, bool):
+        raise AdapterError("true or false is expected.", file=file, field=option)
+    return value
+
+
+def _tensors(weights: SafetensorsWeights, file: Path) -> dict[str, dict[str, str]]:
+    """Path of a linear -> kind of tensor -> its name."""
+    found: dict[str, dict[str, str]] = {}
+    for name in weights:
+        path, kind = _split_name(name, file)
+        if kind in found.setdefault(path, {}):
+            raise AdapterError(f"The weights of {path} are there twice.", file=file, field=name)
+        found[path][kind] = name
+    return found
+
+
 def _modules(
-    config: Mapping[str, Any], config_file: Path, weights: SafetensorsWeights, weights_file: Path
+    config: Mapping[str, Any],
+    config_file: Path,
+    tensors: Mapping[str, Mapping[str, str]],
+    options: tuple[str, ...],
+    weights: SafetensorsWeights,
+    weights_file: Path,
 ) -> dict[str, LoraModule]:
     """The adapted linears, from the tensors that are there; the configuration gives their scales."""
-    pairs: dict[str, dict[str, str]] = {}
-    for name in weights:
-        if BASE_COPY.fullmatch(name):
-            continue
-        path, side = _split_name(name, weights_file)
-        if side in pairs.setdefault(path, {}):
-            raise AdapterError(f"The weights of {path} are there twice.", file=weights_file, field=name)
-        pairs[path][side] = name
-    if not pairs:
-        raise AdapterError("The file holds no LoRA weights.", file=weights_file)
-
     scale = _Scales(config, config_file)
     modules = {}
-    for path, sides in pairs.items():
-        if set(sides) != {"A", "B"}:
-            missing = "lora_B" if "A" in sides else "lora_A"
-            raise AdapterError(f"{missing} of this module is missing.", file=weights_file, field=path)
-        a, b = weights.entries[sides["A"]], weights.entries[sides["B"]]
-        for entry, name in ((a, sides["A"]), (b, sides["B"])):
+    for path, names in tensors.items():
+        if not names.keys() - {"base_weight", "base_bias"}:
+            continue
+        for kind in ("lora_A", "lora_B"):
+            if kind not in names:
+                raise AdapterError(f"{kind} of this module is missing.", file=weights_file, field=path)
+        a, b = weights.entries[names["lora_A"]], weights.entries[names["lora_B"]]
+        for entry, name in ((a, names["lora_A"]), (b, names["lora_B"])):
             if len(entry.shape) != 2 or 0 in entry.shape:
                 raise AdapterError(
                     f"A matrix is expected, the shape is {list(entry.shape)}.", file=weights_file, field=name
                 )
-            if entry.dtype not in ("F32", "F16", "BF16"):
-                raise AdapterError(f"The type {entry.dtype} is not supported.", file=weights_file, field=name)
+            _refuse_type(entry, name, weights_file)
         rank = a.shape[0]
         if b.shape[1] != rank:
             raise AdapterError(f"lora_A has rank {rank}, lora_B has rank {b.shape[1]}.", file=weights_file, field=path)
@@ -189,23 +283,61 @@ def _modules(
             raise AdapterError(
                 f"The configuration says rank {declared}, the weights have rank {rank}.", file=weights_file, field=path
             )
-        modules[path] = LoraModule(path, sides["A"], sides["B"], rank, scale.scale(path), a.shape[1], b.shape[0])
+        for kind, option in (("lora_bias", "lora_bias"), ("magnitude", "use_dora")):
+            _refuse_contradiction(names.get(kind), option, option in options, b.shape[0], path, weights, weights_file)
+        modules[path] = LoraModule(
+            path,
+            names["lora_A"],
+            names["lora_B"],
+            rank,
+            scale.scale(path),
+            a.shape[1],
+            b.shape[0],
+            bias=names.get("lora_bias"),
+            magnitude=names.get("magnitude"),
+        )
+    if not modules:
+        raise AdapterError("The file holds no LoRA weights.", file=weights_file)
     return modules
 
 
+def _refuse_contradiction(
+    name: str | None, option: str, wanted: bool, size: int, path: str, weights: SafetensorsWeights, file: Path
+) -> None:
+    """An option says whether a module has a vector [size]; `name` says which it has."""
+    if (name is not None) != wanted:
+        vector = {"lora_bias": "bias of lora_B", "use_dora": "magnitude vector of DoRA"}[option]
+        problem = f"is missing, the configuration says {option}" if wanted else f"is there without {option}"
+        raise AdapterError(
+            f"The {vector} {problem}.",
+            file=file,
+            field=name or path,
+            remedy="Take weights and configuration from the same training.",
+        )
+    if name is not None:
+        _refuse_no_vector(weights.entries[name], name, file, size)
+
+
+def _refuse_no_vector(entry: TensorEntry, name: str, file: Path, size: int | None = None) -> None:
+    if len(entry.shape) != 1 or entry.shape[0] == 0 or size not in (None, entry.shape[0]):
+        wanted = "A vector" if size is None else f"A vector of {size}"
+        raise AdapterError(f"{wanted} is expected, the shape is {list(entry.shape)}.", file=file, field=name)
+    _refuse_type(entry, name, file)
+
+
+def _refuse_type(entry: TensorEntry, name: str, file: Path) -> None:
+    if entry.dtype not in ("F32", "F16", "BF16"):
+        raise AdapterError(f"The type {entry.dtype} is not supported.", file=file, field=name)
+
+
 def _split_name(name: str, file: Path) -> tuple[str, str]:
-    """`base_model.model.<path>.lora_A.weight` -> path and `A`; a name of an adapter may stand before `weight`."""
-    match = re.fullmatch(r"(?:base_model\.model\.)?(.+?)\.lora_([AB])(?:\.[^.]+)?\.weight", name)
-    if match is None:
-        kinds = {
-            "lora_embedding_": "adapted embeddings",
-            "lora_magnitude_vector": "DoRA magnitudes",
-            "modules_to_save": "fully trained modules",
-            "trainable_tokens": "trainable tokens",
-        }
-        what = next((text for part, text in kinds.items() if part in name), "tensors of this name")
-        raise AdapterError(f"The file holds {what}, which are not supported.", file=file, field=name)
-    return match[1], match[2]
+    """`base_model.model.<path>.lora_A.weight` -> path and `lora_A`."""
+    if not any(part in name for part in STRANGERS):
+        for kind, pattern in KINDS.items():
+            if match := pattern.fullmatch(name):
+                return match[1], kind
+    what = next((text for part, text in STRANGERS.items() if part in name), "tensors of this name")
+    raise AdapterError(f"The file holds {what}, which are not supported.", file=file, field=name)
 
 
 class _Scales:
@@ -213,14 +345,12 @@ class _Scales:
 
     def __init__(self, config: Mapping[str, Any], file: Path) -> None:
         self.file = file
+        self.matcher = Matcher()
         self.default_rank = self._rank(config.get("r", 8), "r")
         self.default_alpha = self._alpha(config.get("lora_alpha", 8), "lora_alpha")
         self.rank_pattern = self._pattern(config, "rank_pattern")
         self.alpha_pattern = self._pattern(config, "alpha_pattern")
-        stabilised = config.get("use_rslora") or False
-        if not isinstance(stabilised, bool):
-            raise AdapterError("true or false is expected.", file=file, field="use_rslora")
-        self.rank_stabilised = stabilised
+        self.rank_stabilised = _flag(config, "use_rslora", file)
 
     def rank(self, path: str) -> int:
         value = self._match(self.rank_pattern, path)
@@ -236,11 +366,14 @@ class _Scales:
         """PEFT's rule: the first key that is the path's end, as a regular expression at a component's start."""
         for key, value in pattern.items():
             try:
-                if re.match(rf"(.*\.)?({key})$", path):
+                if self.matcher.match(rf"(.*\.)?({key})$", path):
                     return value
-            except re.error as problem:
+            except PatternError as problem:
                 raise AdapterError(
-                    f"{key!r} is not a valid pattern: {problem}.", file=self.file, field="rank_pattern/alpha_pattern"
+                    str(problem),
+                    file=self.file,
+                    field=f"rank_pattern/alpha_pattern: {key}",
+                    remedy="Name the modules by their paths.",
                 ) from None
         return None
 
@@ -256,6 +389,7 @@ class _Scales:
         return value
 
     def _alpha(self, value: object, field: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = finite_number(value)
+        if number is None:
             raise AdapterError(f"{value!r} is not a finite number.", file=self.file, field=field)
-        return float(value)
+        return number

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loradesk_engine.errors import CheckpointError, FileFormatError
+from loradesk_engine.errors import CheckpointError, FileFormatError, LoradeskError
 from loradesk_engine.files import json_type, parse_json, read_json_object
 
 if TYPE_CHECKING:  # the header alone must be readable without torch: memory estimates, ordering files
     from torch import Tensor
 
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLED_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, bare pickles
+MAX_NAME_CHARACTERS = 4096
 MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -55,6 +58,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
                 raise FileFormatError(
                     "The file is too short for safetensors.", file=path, remedy="Download or copy it again."
                 )
+            if prefix.startswith(PICKLED_BEGINNINGS) and path.suffix != ".safetensors":
+                raise refuse_pickle(path)
             (length,) = struct.unpack("<Q", prefix)
             if length > MAX_HEADER_BYTES or 8 + length > size:
                 raise FileFormatError(
@@ -65,8 +70,9 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
             header = parse_json(file.read(length), file=path)
     except FileNotFoundError:
         raise FileFormatError("The file does not exist.", file=path, remedy="Check the path.") from None
-    except OSError as problem:
-        raise FileFormatError(f"The file cannot be read: {problem.strerror or problem}.", file=path) from problem
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
+        reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
+        raise FileFormatError(f"The file cannot be read: {reason}.", file=path) from problem
     if not isinstance(header, dict):
         raise FileFormatError(f"The header is {json_type(header)}, not an object.", file=path)
     data_start = 8 + length
@@ -81,6 +87,8 @@ def _entry(path: Path, name: str, fields: Any, data_start: int, size: int) -> Te
     def refuse(problem: str) -> FileFormatError:
         return FileFormatError(problem, file=path, field=name, remedy="Download or copy the file again.")
 
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise refuse(f"The tensor's name has {len(name):,} characters.")
     if not isinstance(fields, dict):
         raise refuse("The tensor's entry is not an object.")
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
@@ -151,6 +159,20 @@ class SafetensorsWeights(Mapping[str, "Tensor"]):
         return len(self.entries)
 
 
+def find_pickle(folder: Path) -> Path | None:
+    """A file of the folder that looks like pickled weights."""
+    return min((path for path in folder.iterdir() if path.suffix in PICKLED_SUFFIXES), default=None)
+
+
+def refuse_pickle(path: Path, error: type[LoradeskError] = CheckpointError) -> LoradeskError:
+    """The error for weights that are never read."""
+    return error(
+        "The weights are pickled, and unpickling runs whatever code the file holds.",
+        file=path,
+        remedy="Convert them to safetensors, or save them again with safe_serialization=True.",
+    )
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: those of `model.safetensors.index.json`, else `model.safetensors`.
 
@@ -165,7 +187,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
             raise CheckpointError("The index has no map from tensors to files.", file=index, field="weight_map")
         names = sorted(set(weight_map.values()))
         for name in names:
-            if Path(name).name != name or name in ("", ".", ".."):
+            if Path(name).name != name or name in ("", ".", "..") or not name.isprintable():
                 raise CheckpointError(
                     f"The shard name {name!r} is a path, not a file name.", file=index, field="weight_map"
                 )
@@ -181,11 +203,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
             file=folder,
             remedy="Add model.safetensors.index.json.",
         )
-    pickled = sorted(p.name for p in folder.glob("*.bin"))
-    if pickled:
-        raise CheckpointError(
-            "Only pickled weights are here, and unpickling runs whatever code the file holds.",
-            file=folder / pickled[0],
-            remedy="Convert them to safetensors.",
-        )
+    pickled = find_pickle(folder)
+    if pickled is not None:
+        raise refuse_pickle(pickled)
     raise CheckpointError("No safetensors weights in this folder.", file=folder, remedy="Choose a model's folder.")

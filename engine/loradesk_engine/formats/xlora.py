@@ -9,7 +9,6 @@ adapters in
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from loradesk_engine.errors import AdapterError
-from loradesk_engine.files import json_type, read_json_object
+from loradesk_engine.files import finite_number, json_type, read_json_object
 from loradesk_engine.formats.peft import CONFIG_NAME, WEIGHTS_NAME, PeftAdapter, read_adapter
-from loradesk_engine.formats.safetensors import SafetensorsWeights
+from loradesk_engine.formats.safetensors import SafetensorsWeights, find_pickle, refuse_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+MAX_NAME_BYTES = 256  # of a file's name, on every system
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,9 @@ def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
     values = read_json_object(config_file, error=AdapterError)
     config = _config(values, config_file)
     weights_file = folder / "xlora_classifier.safetensors"
-    if not weights_file.is_file() and (folder / "xlora_classifier.pt").is_file():
-        raise AdapterError(
-            "The classifier is pickled, and unpickling runs whatever code the file holds.",
-            file=folder / "xlora_classifier.pt",
-            remedy="Convert it to xlora_classifier.safetensors.",
-        )
+    pickled = None if weights_file.is_file() else find_pickle(folder)
+    if pickled is not None:
+        raise refuse_pickle(pickled, AdapterError)
     weights = SafetensorsWeights([weights_file])
     inner = _numbered(weights, r"inner\.(\d+)\.(weight|bias)", weights_file, allowed=r"last\.(weight|bias)")
     if "last.weight" not in weights:
@@ -232,9 +231,10 @@ def _config(values: Mapping[str, Any], file: Path) -> XLoraConfig:
         value = values.get(field, default)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        found = finite_number(value)
+        if found is None:
             raise AdapterError(f"A finite number is expected, not {value!r}.", file=file, field=field)
-        return float(value)
+        return found
 
     def flag(field: str, default: bool) -> bool:
         value = values.get(field)
@@ -269,6 +269,8 @@ def _adapter_map(values: Mapping[str, Any], file: Path) -> dict[str, str] | None
     adapters = values.get("adapters")
     if adapters is None:
         return None
+    if isinstance(adapters, list) and all(isinstance(name, str) for name in adapters):
+        return {name: name for name in adapters}  # xlora saves the names alone
     if not isinstance(adapters, dict) or not all(isinstance(path, str) for path in adapters.values()):
         raise AdapterError("A map from names to paths is expected.", file=file, field="adapters")
     return dict(adapters)
@@ -283,9 +285,10 @@ def find_adapter(folder: Path, name: str, names: Sequence[str]) -> PeftAdapter:
     Raises:
         AdapterError: there is none, or several files claim the name.
     """
-    for candidate in (folder / "adapters" / name, folder / name):
-        if Path(name).name == name and (candidate / CONFIG_NAME).is_file():
-            return read_adapter(candidate)
+    if Path(name).name == name and name.isprintable() and len(name.encode()) < MAX_NAME_BYTES:
+        for candidate in (folder / "adapters" / name, folder / name):
+            if (candidate / CONFIG_NAME).is_file():
+                return read_adapter(candidate)
     weights = [
         path
         for path in sorted(folder.rglob("*.safetensors"))

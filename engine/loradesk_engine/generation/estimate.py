@@ -9,7 +9,7 @@ from loradesk_engine.commands import LoadSettings
 from loradesk_engine.events import MemoryEstimate, MemoryPart
 from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.formats.hub import resolve_source, silent
-from loradesk_engine.generation.engine import MAX_SEQUENCES, GPU_STEP_TOKENS, EngineCore
+from loradesk_engine.generation.engine import GPU_STEP_TOKENS, MAX_SEQUENCES, EngineCore
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.device import choose_context, choose_device, choose_dtype, free_memory
 from loradesk_engine.model.estimate import estimate_cache, estimate_weights
