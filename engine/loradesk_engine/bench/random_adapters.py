@@ -152,7 +152,7 @@ def write_classifier(layout: AdapterLayout, count: int, hidden_size: int, base: 
     generator = torch.Generator().manual_seed(99)
     outputs = count * len(layout.sizes)
     tensors = {
-        "last.weight": torch.empty(outputs, hidden_size).normal_(0.0, 0.02, generator=generator),
+        "last.weight": torch.empty(outputs, hidden_size, device="cpu").normal_(0.0, 0.02, generator=generator),
         "last.bias": torch.zeros(outputs),
     }
     save_file(tensors, folder / "xlora_classifier.safetensors")

@@ -50,6 +50,19 @@ class _Pass:
     scalings: Tensor | None
     graph: DecodeGraph | None = None
 
+    def kept(self) -> _Pass:
+        """The same, beyond the graph's next replay."""
+        return _Pass(self.logits.clone(), self.best.clone(), self.scalings)
+
+    def joined(self, other: _Pass) -> _Pass:
+        """What both gave, one behind the other."""
+        scalings = [part for part in (self.scalings, other.scalings) if part is not None]
+        return _Pass(
+            torch.cat([self.logits, other.logits]),
+            torch.cat([self.best, other.best]),
+            torch.cat(scalings) if scalings else None,
+        )
+
 
 @dataclass(frozen=True)
 class _Replayed:
@@ -357,7 +370,7 @@ class Runner:
             classified: numbers of the parts that the classifier reads.
             active: places of the adapters that any row uses.
         """
-        if self._graphs is not None and len(rows) <= kernels.MAX_ROWS and all(len(part.tokens) == 1 for part in rows):
+        if self._graphs is not None and all(len(part.tokens) == 1 for part in rows):
             return self._replay(self._graphs, rows, asked, classified)
         hidden = self._forward(rows, active)
         starts = [0]
@@ -376,6 +389,11 @@ class Runner:
 
     def _replay(self, graphs: DecodeGraphs, rows: Many[_Rows], asked: Many[int], classified: Many[int]) -> _Pass:
         """The same by a captured graph, for parts of one row each."""
+        most = kernels.MAX_ROWS
+        if len(rows) > most:  # X-LoRA has two rows a sequence
+            first = self._replay(graphs, rows[:most], *_within(asked, classified, 0, most)).kept()
+            rest = _within(asked, classified, most, len(rows))
+            return first.joined(self._replay(graphs, rows[most:], *rest))
         adapted = any(part.scalings is not None for part in rows)
         graph = graphs.graph(len(rows), adapted=adapted)
         graph.run(
@@ -458,6 +476,14 @@ def _chosen(rows: Tensor, numbers: Many[int]) -> Tensor:
         return rows[:0]
     first, last = numbers[0], numbers[-1] + 1
     return rows[first:last] if last - first == len(numbers) else rows[list(numbers)]
+
+
+def _within(asked: Many[int], classified: Many[int], first: int, last: int) -> tuple[list[int], list[int]]:
+    """Those numbers that lie from `first` to before `last`, counted from there."""
+    asked_here, classified_here = (
+        [number - first for number in numbers if first <= number < last] for numbers in (asked, classified)
+    )
+    return asked_here, classified_here
 
 
 def _row_of(scalings: Tensor | None, offset: int) -> Tensor | None:

@@ -1,0 +1,103 @@
+"""The runner's way through captured graphs, on any machine: these graphs compute eagerly.
+
+That real graphs compute the same is what test_generation.py shows where there is a GPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
+from loradesk_engine.events import TokensGenerated
+from loradesk_engine.generation.engine import EngineCore
+from loradesk_engine.generation.runner import Runner
+from loradesk_engine.generation.sampling import likeliest
+from loradesk_engine.model import kernels
+from loradesk_engine.model.batch import Batch, Segment
+
+_ids = itertools.count()
+
+
+class EagerGraph:
+    """One decoding step with the interface of `DecodeGraph`; the next one overwrites its results, as with a graph."""
+
+    def __init__(self, runner: Runner, rows: int) -> None:
+        self.runner = runner
+        self.rows = rows
+        self.logits = torch.empty(rows, runner.decoder.config.vocab_size)
+        self.best = torch.empty(rows, dtype=torch.int64)
+        self.predicted: torch.Tensor | None = None
+
+    def run(self, tokens, positions, slots, scalings) -> None:
+        assert len(tokens) <= self.rows
+        runner = self.runner
+        self.logits.fill_(torch.nan)
+        for row, part in enumerate(zip(tokens, positions, slots, scalings, strict=True)):
+            token, position, slot, scaling = part
+            delta = None if scaling is None else runner.mixture.delta(scaling, range(len(runner.mixture.adapters)))
+            segment = (Segment(slot, 0, 1, position),)
+            hidden = runner.decoder.forward(
+                Batch(torch.tensor([token]), torch.tensor([position]), segment, delta), runner.cache
+            )
+            self.logits[row] = runner.decoder.logits(hidden, delta)[0]
+            if runner.classifier is not None:
+                predicted = runner.classifier(hidden)
+                if self.predicted is None:
+                    self.predicted = torch.empty(self.rows, *predicted.shape[1:])
+                self.predicted[row] = predicted[0]
+        self.best.copy_(likeliest(self.logits))
+
+
+class EagerGraphs:
+    """Stands where `DecodeGraphs` stands."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.sizes: list[int] = []
+        self.made: dict[int, EagerGraph] = {}
+
+    def graph(self, rows: int, *, adapted: bool) -> EagerGraph:
+        assert rows <= kernels.MAX_ROWS
+        self.sizes.append(rows)
+        return self.made.setdefault(rows, EagerGraph(self.runner, rows))
+
+
+def answers(engine: EngineCore, count: int, **sampling) -> list[list[int]]:
+    requests = [
+        CompletionRequest(
+            f"r{next(_ids)}", tuple(range(40 + number, 52)), Sampling(max_tokens=12, ignore_end=True, **sampling)
+        )
+        for number in range(count)
+    ]
+    for request in requests:
+        engine.submit(request)
+    found: dict[str, list[int]] = {}
+    while engine.busy:
+        for event in engine.step():
+            if isinstance(event, TokensGenerated):
+                found.setdefault(event.request_id, []).extend(event.token_ids)
+    return [found[request.request_id] for request in requests]
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 5}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("lookahead", [True, False])
+@pytest.mark.parametrize("most", [32, 3])
+def test_xlora_through_graphs_equals_without(zoo, monkeypatch, most: int, lookahead: bool, sampling) -> None:
+    settings = LoadSettings(
+        base=str(zoo.base),
+        mode="xlora",
+        xlora=str(zoo.xlora),
+        ordering=str(zoo.xlora_ordering),
+        dtype="float32",
+        device="cpu",
+    )
+    monkeypatch.setattr(kernels, "MAX_ROWS", most)
+    expected = answers(EngineCore.load(settings, lookahead=lookahead), 4, **sampling)
+    engine = EngineCore.load(settings, lookahead=lookahead)
+    graphs = EagerGraphs(engine._runner)
+    engine._runner._graphs = graphs
+    assert answers(engine, 4, **sampling) == expected
+    assert max(graphs.sizes) == (most if most == 3 else 8 if lookahead else 4)
