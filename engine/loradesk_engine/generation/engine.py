@@ -530,7 +530,8 @@ def _load_base(
         keep_packed=source.parameters >= SMALL_MODEL,
         progress=lambda fraction: progress("Loading the base model", fraction),
     )
-    gc.collect()
+    if previous is not None:
+        gc.collect()  # what the earlier load left in reference cycles
     bnb = source.config.bnb
     warnings = (cpu_warning(bnb.bits),) if bnb is not None and device.type == "cpu" else ()
     return _Base(origin, decoder, tokenizer, warnings)

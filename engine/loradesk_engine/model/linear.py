@@ -116,16 +116,18 @@ class Projection:
     ) -> None:
         self.number = number
         self.linears = tuple(linears)
-        self._product = self.linears[0] if len(self.linears) == 1 else product or self._side_by_side
+        self._product = self.linears[0] if len(self.linears) == 1 else product
 
     def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
         """The linears with the adapters' part, side by side. x: [rows, in] -> [rows, sum of their out_features]"""
         if delta is None:
-            return self._product(x)
+            return self._base(x)
         begun = delta.begin(self.number, x)
-        return delta.add(self.number, x, self._product(x), begun)
+        return delta.add(self.number, x, self._base(x), begun)
 
-    def _side_by_side(self, x: Tensor) -> Tensor:
+    def _base(self, x: Tensor) -> Tensor:
+        if self._product is not None:
+            return self._product(x)
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
