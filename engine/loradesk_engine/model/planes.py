@@ -14,6 +14,10 @@ from loradesk_engine.model.dequantize import QUANTIZATIONS, codes
 SLICE_VALUES = 8 * 2**20
 """Values in floating point at once, so that a large matrix is never there twice."""
 
+TRIAL_ROWS = 64
+TRIAL_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # by the largest value
+_TRIED: dict[tuple[object, ...], bool] = {}  # by device and form of the matrix
+
 
 def planes_nbytes(type: str, rows: int, columns: int) -> int:
     """Memory that a matrix of this GGUF type takes as planes."""
@@ -37,6 +41,7 @@ class PlaneMatrix:
         self.columns = columns
         self.lowest = lowest
         self.group = columns // scale.shape[1]
+        self._fast = False
         self._hold(codes, scale, zero)
 
     def _hold(self, codes: Tensor, scale: Tensor, zero: Tensor | None) -> None:
@@ -64,7 +69,9 @@ class PlaneMatrix:
             scale[part] = some.scale.t()
             if zero is not None and some.zero is not None:
                 zero[part] = some.zero.t()
-        return cls(values, scale, zero, columns, kind.lowest)
+        matrix = cls(values, scale, zero, columns, kind.lowest)
+        matrix._fast = matrix._kernel_is_right()
+        return matrix
 
     @property
     def nbytes(self) -> int:
@@ -76,8 +83,7 @@ class PlaneMatrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [count, columns] -> [count, rows] of x's type"""
-        on_gpu = kernels.usable(x.device)
-        if on_gpu and x.shape[0] <= kernels.MAX_ROWS:
+        if self._fast and x.shape[0] <= kernels.MAX_ROWS:
             from loradesk_engine.model.kernels.quantized import multiply
 
             return multiply(x, self)
@@ -104,7 +110,36 @@ class PlaneMatrix:
             own = slice(start, start + matrix.rows)
             start += matrix.rows
             matrix._hold(codes[own], scale[own], None if zero is None else zero[own])
-        return PlaneMatrix(codes, scale, zero, first.columns, first.lowest)
+        joined = PlaneMatrix(codes, scale, zero, first.columns, first.lowest)
+        joined._fast = first._fast
+        return joined
+
+    @torch.inference_mode()
+    def _kernel_is_right(self) -> bool:
+        """Whether Triton's kernel computes on this device what torch does; tried once for each form of matrix.
+
+        What a compiler makes of a kernel differs between GPUs, and a wrong answer would look like a bad model.
+        """
+        device = self.codes.device
+        if not kernels.usable(device):
+            return False
+        form = (device, *self._form())
+        if form not in _TRIED:
+            zero = None if self.zero is None else self.zero[:TRIAL_ROWS]
+            some = PlaneMatrix(self.codes[:TRIAL_ROWS], self.scale[:TRIAL_ROWS], zero, self.columns, self.lowest)
+            try:
+                _TRIED[form] = all(some._agrees(count, dtype) for count in (1, 2, 3) for dtype in TRIAL_ERRORS)
+            except Exception:  # Triton's own, for a GPU it cannot compile this for
+                _TRIED[form] = False
+        return _TRIED[form]
+
+    def _agrees(self, count: int, dtype: torch.dtype) -> bool:
+        from loradesk_engine.model.kernels.quantized import multiply
+
+        x = torch.arange(count * self.columns, device=self.codes.device).sin().view(count, -1).to(dtype)
+        expected = F.linear(x.float(), self._floats(slice(None), torch.float32))
+        error = (multiply(x, self).float() - expected).abs().max()
+        return bool(error <= TRIAL_ERRORS[dtype] * expected.abs().max())
 
     def _form(self) -> tuple[object, ...]:
         return self.columns, self.group, self.lowest, self.in_nibbles, self.zero is None, self.scale.dtype
