@@ -73,6 +73,8 @@ def test_lookahead_is_shown_beside_the_speed(window, worker, qtbot):
     window.client.drain()
     assert "20.0 tokens/s · look-ahead 90%" in last_answer(window).stats.text()
     assert window.status.speed.text() == "20.0 tokens/s · look-ahead 90%"
+    # the footer gives way in a narrow window; it must not push the bubbles out of it
+    assert last_answer(window).minimumSizeHint().width() < 200
 
 
 def test_shift_enter_starts_a_new_line(window, worker, qtbot):

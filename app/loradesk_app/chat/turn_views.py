@@ -14,7 +14,7 @@ from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button
 from loradesk_app.widgets.chip import Chip
 from loradesk_app.widgets.flow_layout import FlowLayout
-from loradesk_app.widgets.labels import label
+from loradesk_app.widgets.labels import ElidedLabel, label
 from loradesk_app.widgets.problem_box import ProblemBox
 from loradesk_app.widgets.text_block import TextBlock
 
@@ -96,7 +96,7 @@ class AnswerView(QWidget):
         self.waiting = label("", "muted")
         self.problem = ProblemBox(theme, action="Try again", dismissable=False)
         self.problem.action_requested.connect(self.regenerate_requested)
-        self.stats = label("", "small")
+        self.stats = ElidedLabel("", "small")
         self.copy_button = icon_button(theme, "copy", "Copy this answer", kind="quiet")
         self.copy_button.clicked.connect(self._copy)
         self.regenerate_button = icon_button(theme, "refresh", "Answer again (Ctrl+R)", kind="quiet")

@@ -50,8 +50,13 @@ from loradesk_engine.model.device import SMALL_MODEL, choose_context, choose_dev
 
 MAX_SEQUENCES = 32
 STEP_TOKENS = 512
-GPU_STEP_TOKENS = 2048  # it is done with 512 before the host has launched them
+GPU_STEP_TOKENS = 2048
 MAX_WEIGHT = 100.0
+
+
+def step_tokens_on(device: torch.device) -> int:
+    """Most tokens that a step computes: a GPU is done with 512 before the host has launched them."""
+    return GPU_STEP_TOKENS if device.type == "cuda" else STEP_TOKENS
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,7 @@ class EngineCore:
         )
         # Frozen scalings belong to one sequence at a time, as mistral.rs documents.
         frozen = self._runner.tgt_non_granular_index is not None
-        if step_tokens is None:
-            step_tokens = GPU_STEP_TOKENS if self.decoder.device.type == "cuda" else STEP_TOKENS
+        step_tokens = step_tokens or step_tokens_on(self.decoder.device)
         self._scheduler = Scheduler(1 if frozen else max_sequences, step_tokens)
         self._cancelled: set[str] = set()
 

@@ -9,7 +9,7 @@ from loradesk_engine.commands import LoadSettings
 from loradesk_engine.events import MemoryEstimate, MemoryPart
 from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.formats.hub import resolve_source, silent
-from loradesk_engine.generation.engine import GPU_STEP_TOKENS, MAX_SEQUENCES, EngineCore
+from loradesk_engine.generation.engine import MAX_SEQUENCES, EngineCore, step_tokens_on
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.device import choose_context, choose_device, choose_dtype, free_memory
 from loradesk_engine.model.estimate import estimate_cache, estimate_weights
@@ -42,7 +42,7 @@ def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> M
         parts.append(MemoryPart("KV cache of the scaling pass", cache))
     if settings.mode != "none":
         parts += _adapter_parts(find_adapters(settings, silent, fetch=False), dtype)
-    parts.append(MemoryPart("Working memory (about)", weights.scratch + _activation_bytes(config, dtype)))
+    parts.append(MemoryPart("Working memory (about)", weights.scratch + _activation_bytes(config, dtype, device)))
     return MemoryEstimate(str(device), str(dtype).removeprefix("torch."), context, tuple(parts), free)
 
 
@@ -75,8 +75,8 @@ def _adapter_parts(found: FoundAdapters, dtype: torch.dtype) -> list[MemoryPart]
     return parts
 
 
-def _activation_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+def _activation_bytes(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
     """The widest intermediate results of a full step, and its logits with their copy for sampling."""
     heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     widest = 4 * config.hidden_size + 2 * heads + 3 * config.intermediate_size
-    return GPU_STEP_TOKENS * widest * dtype.itemsize + 2 * MAX_SEQUENCES * config.vocab_size * 4
+    return step_tokens_on(device) * widest * dtype.itemsize + 2 * MAX_SEQUENCES * config.vocab_size * 4
