@@ -19,9 +19,9 @@ from torch import Tensor
 
 from loradesk_engine.adapters.shift import Shift, gain_of, shift_of
 from loradesk_engine.errors import AdapterError
-from loradesk_engine.formats.peft import LoraModule, PeftAdapter
+from loradesk_engine.formats.peft import PeftAdapter
 from loradesk_engine.model import kernels
-from loradesk_engine.model.linear import DenseLinear, Linear, Projection
+from loradesk_engine.model.linear import DenseLinear, Projection
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
 
@@ -226,10 +226,10 @@ class Mixture:
         return tuple(path for path, linear in self._by_path.items() if self._stacks[linear.index] is not None)
 
     def set_layers(self, layers: Mapping[str, int]) -> None:
-        """Say which linear has which place on the layer axis of the scalings."""
+        """Say which linear has which place on the layer axis of the scalings, once all adapters are there."""
         for path, place in layers.items():
             self._layers[self._by_path[path].index] = place
-        self._subsets.clear()
+        self._lay_together()
 
     def add(self, name: str, adapter: PeftAdapter, source: str) -> LoraAdapter:
         """Put an adapter on top of the stacks; it takes the last place on the adapter axis.
@@ -269,8 +269,11 @@ class Mixture:
             index = linear.index
             a, b = adapter.weights(module)
             if module.magnitude is not None:
-                gain = gains[module.path] = self._gain(linear, adapter, module, module.magnitude)
-                b = gain[:, None] * self._float(b)
+                a, b = self._float(a), self._float(b)
+                magnitude = adapter.tensor(module.magnitude)
+                gain = gains[module.path] = gain_of(linear, a, b, module.scale, self._float(magnitude))
+                _refuse_endless(gain, adapter, module.magnitude)
+                b = gain[:, None] * b
             a, b = a.to(self._device, self._dtype), b.to(self._device, self._dtype)
             nbytes += a.nbytes + b.nbytes
             old = stacks[index]
@@ -289,7 +292,7 @@ class Mixture:
                 nbytes += shift.nbytes
         self._next_uid += 1
         self._stacks, self._shifts = stacks, shifts
-        self._lay_together()
+        self._subsets.clear()
         loaded = LoraAdapter(uid, name, source, modules, nbytes)
         self.adapters.append(loaded)
         return loaded
@@ -307,7 +310,7 @@ class Mixture:
             self._stacks[index] = self._cut(stack, {block[0] for block in stack.blocks} - {adapter.uid})
         self._shifts = [tuple(shift for shift in each if shift.uid != adapter.uid) for each in self._shifts]
         self.adapters.remove(adapter)
-        self._lay_together()
+        self._subsets.clear()
         return adapter
 
     def delta(self, scalings: Tensor, active: Sequence[int]) -> MixtureDelta | None:
@@ -353,19 +356,6 @@ class Mixture:
                     field=name,
                     remedy=_other_base(adapter),
                 )
-
-    def _gain(self, linear: Linear, adapter: PeftAdapter, module: LoraModule, magnitude: str) -> Tensor:
-        """DoRA's gain of a module, float32 [out]."""
-        a, b = (self._float(tensor) for tensor in adapter.weights(module))
-        gain = gain_of(linear, a, b, module.scale, self._float(adapter.tensor(magnitude)))
-        if not gain.isfinite().all():
-            raise AdapterError(
-                "DoRA's magnitudes cannot be applied: one is not finite, or the adapted weight has a row of zeros.",
-                file=adapter.weights_file,
-                field=magnitude,
-                remedy=_other_base(adapter),
-            )
-        return gain
 
     def _shift(self, uid: int, adapter: PeftAdapter, path: str, gain: Tensor | None) -> Shift | None:
         """The shift of an adapter on a linear, in the model's type; None for plain LoRA."""
@@ -541,6 +531,16 @@ def _joined(matrices: Sequence[Tensor]) -> Tensor:
         end += matrix.nbytes
     rows = sum(matrix.shape[0] for matrix in matrices)
     return first.as_strided((rows, first.shape[1]), first.stride())
+
+
+def _refuse_endless(gain: Tensor, adapter: PeftAdapter, magnitude: str) -> None:
+    if not gain.isfinite().all():
+        raise AdapterError(
+            "DoRA's magnitudes cannot be applied: one is not finite, or the adapted weight has a row of zeros.",
+            file=adapter.weights_file,
+            field=magnitude,
+            remedy=_other_base(adapter),
+        )
 
 
 def _same(copy: Tensor, weight: Tensor) -> bool:

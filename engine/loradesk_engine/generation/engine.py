@@ -157,6 +157,10 @@ class EngineCore:
         engine._runner.prepare()
         return engine
 
+    def shares_base(self, source: BaseSource, context: int, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether a load of this base, with this engine as `previous`, takes its weights over."""
+        return self._base.origin == _origin(source, context, device, dtype)
+
     def enter_thread(self) -> None:
         """Call it in the thread that will call `step`: how many cores a product uses is a setting of each thread."""
         set_threads(self.decoder.device, self.decoder.parameters)
@@ -503,6 +507,12 @@ def _check_settings(settings: LoadSettings) -> None:
         raise RequestError(f"{settings.quantize!r} is not supported.", field="quantize", remedy=f"Use {choices}.")
 
 
+def _origin(source: BaseSource, context: int, device: torch.device, dtype: torch.dtype) -> tuple[object, ...]:
+    """What a base is loaded from, and as what: equal ones share their weights."""
+    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in source.files)
+    return (source.path.resolve(), stamps, source.config, context, device, dtype)
+
+
 def _load_base(
     settings: LoadSettings,
     source: BaseSource,
@@ -512,8 +522,7 @@ def _load_base(
     previous: _Base | None,
 ) -> _Base:
     dtype = choose_dtype(settings.dtype, device, source.parameters, psutil.virtual_memory().available)
-    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in source.files)
-    origin = (source.path.resolve(), stamps, source.config, context, device, dtype)
+    origin = _origin(source, context, device, dtype)
     if previous is not None and previous.origin == origin:
         return previous
     tokenizer = source.tokenizer()

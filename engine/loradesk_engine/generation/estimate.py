@@ -33,7 +33,7 @@ def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> M
     dtype = choose_dtype(settings.dtype, device, source.parameters, free)
     weights = estimate_weights(source, device, dtype)
     cache = estimate_cache(config, dtype, context)
-    shared = previous is not None and _same_base(previous, settings, context, device, dtype)
+    shared = previous is not None and previous.shares_base(source, context, device, dtype)
     parts = [
         MemoryPart(f"Weights, {weights.kind}", weights.nbytes, already_held=shared),
         MemoryPart(f"KV cache, {context:,} tokens", cache),
@@ -44,21 +44,6 @@ def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> M
         parts += _adapter_parts(find_adapters(settings, silent, fetch=False), dtype)
     parts.append(MemoryPart("Working memory (about)", weights.scratch + _activation_bytes(config, dtype, device)))
     return MemoryEstimate(str(device), str(dtype).removeprefix("torch."), context, tuple(parts), free)
-
-
-def _same_base(
-    previous: EngineCore, settings: LoadSettings, context: int, device: torch.device, dtype: torch.dtype
-) -> bool:
-    """Whether the load will share the weights of the engine in use."""
-    old, decoder = previous.settings, previous.decoder
-    return (old.base, old.revision, old.quantize, previous.context, decoder.device, decoder.dtype) == (
-        settings.base,
-        settings.revision,
-        settings.quantize,
-        context,
-        device,
-        dtype,
-    )
 
 
 def _adapter_parts(found: FoundAdapters, dtype: torch.dtype) -> list[MemoryPart]:

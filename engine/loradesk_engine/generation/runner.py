@@ -74,15 +74,15 @@ class _Replayed:
 
     def rows_of(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> list[int] | None:
         """Which rows computed these chunks with these scalings; None where one was not computed, or not so."""
-        found = {
-            (id(chunk.sequence), chunk.start, chunk.length, id(row)): number
-            for number, (chunk, row) in enumerate(zip(self.chunks, self.scalings, strict=True))
-        }
-        keys = [
-            (id(chunk.sequence), chunk.start, chunk.length, id(row))
-            for chunk, row in zip(chunks, scalings, strict=True)
-        ]
-        return [found[key] for key in keys] if all(key in found for key in keys) else None
+        computed = {key: number for number, key in enumerate(_keys(self.chunks, self.scalings))}
+        numbers = [computed.get(key) for key in _keys(chunks, scalings)]
+        return None if None in numbers else [number for number in numbers if number is not None]
+
+
+def _keys(chunks: Many[Chunk], scalings: Many[Tensor | None]) -> list[tuple[int, ...]]:
+    return [
+        (id(chunk.sequence), chunk.start, chunk.length, id(row)) for chunk, row in zip(chunks, scalings, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,7 @@ class Runner:
             if len(computed) == len(started.chunks):
                 self._replayed = started
             return [Prediction(started.graph.logits[row], started.graph.best[row]) for row in computed]
-        rows = [
-            _Rows(
-                chunk.sequence.tokens[chunk.start : chunk.start + chunk.length],
-                chunk.start,
-                self._slots_each * (chunk.sequence.slot or 0),
-                chunk_scalings,
-            )
-            for chunk, chunk_scalings in zip(chunks, scalings, strict=True)
-        ]
+        rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
         for chunk in chunks:
             if chunk.sequence.xlora is not None:
                 chunk.sequence.xlora.checked = chunk.sequence.xlora.guess
@@ -247,6 +239,14 @@ class Runner:
             state.misses += 1
             state.ready = state.guess = None
 
+    def _rows(self, chunk: Chunk, kind: int, scalings: Tensor | None) -> _Rows:
+        """A chunk's generation rows (kind 0) or scaling rows (kind 1)."""
+        tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.length]
+        return _Rows(tokens, chunk.start, self._slot(chunk.sequence, kind), scalings)
+
+    def _slot(self, sequence: Sequence, kind: int) -> int:
+        return self._slots_each * (sequence.slot or 0) + kind
+
     def _reserve(self, chunks: Many[Chunk]) -> None:
         slots = max((chunk.sequence.slot or 0) + 1 for chunk in chunks) * self._slots_each
         # one position more than the sequence has: the scaling row of the guess
@@ -288,15 +288,7 @@ class Runner:
     def _scaling_pass(self, chunks: Many[Chunk]) -> list[Tensor]:
         """Scaling rows of whole chunks: float32 [length, layers, adapters] each. The last row's guess is kept."""
         assert self.classifier is not None
-        rows = [
-            _Rows(
-                chunk.sequence.tokens[chunk.start : chunk.start + chunk.length],
-                chunk.start,
-                self._slots_each * (chunk.sequence.slot or 0) + 1,
-                self._scaling_pass_scalings(),
-            )
-            for chunk in chunks
-        ]
+        rows = [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in chunks]
         every = range(len(rows))
         passed = self._pass(rows, every if self.lookahead else (), every, self._all_active())
         assert passed.scalings is not None
@@ -326,8 +318,8 @@ class Runner:
     def _guess_row(self, chunk: Chunk) -> _Rows:
         state = _xlora(chunk.sequence)
         assert state.guess is not None
-        slot = self._slots_each * (chunk.sequence.slot or 0) + 1
-        return _Rows([state.guess], chunk.start + chunk.length, slot, self._scaling_pass_scalings())
+        start = chunk.start + chunk.length
+        return _Rows([state.guess], start, self._slot(chunk.sequence, 1), self._scaling_pass_scalings())
 
     def _freeze(self, chunk: Chunk, scalings: Tensor) -> None:
         """Non-granular scalings: from completion token `tgt_non_granular_index` on, those of the token before it are

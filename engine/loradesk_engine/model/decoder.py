@@ -74,6 +74,7 @@ class Decoder:
         self.embedding = embedding
         self.layers = layers
         self.norm = norm
+        self._following_norms = [*(layer.input_norm for layer in layers[1:]), norm]
         self.linears = linears
         self.projections = projections
         self._lm_head = projections[-1]
@@ -105,9 +106,8 @@ class Decoder:
         if self._embedding_scale is not None:
             hidden = hidden * self._embedding_scale
         x = self.layers[0].input_norm(hidden)
-        following = [layer.input_norm for layer in self.layers[1:]] + [self.norm]
         whole, local = Turns(self._rope, batch), Turns(self._local_rope, batch)
-        for number, (layer, next_norm) in enumerate(zip(self.layers, following, strict=True)):
+        for number, (layer, next_norm) in enumerate(zip(self.layers, self._following_norms, strict=True)):
             q, k, v = self._qkv(layer, x, delta)
             attended = attend(
                 q,

@@ -14,7 +14,7 @@ from loradesk_engine.model.bnb import BLOCK, quantized_while_loading
 from loradesk_engine.model.build import IGNORED_ENDINGS
 from loradesk_engine.model.cache import KVCache
 from loradesk_engine.model.device import SMALL_MODEL
-from loradesk_engine.model.planes import SLICE_VALUES
+from loradesk_engine.model.linear import SLICE_VALUES
 from loradesk_engine.model.quantized import PLAIN_TYPES, held_nbytes
 
 

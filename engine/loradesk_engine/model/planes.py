@@ -10,9 +10,7 @@ from torch import Tensor
 
 from loradesk_engine.model import kernels
 from loradesk_engine.model.dequantize import QUANTIZATIONS, codes
-
-SLICE_VALUES = 8 * 2**20
-"""Values in floating point at once, so that a large matrix is never there twice."""
+from loradesk_engine.model.linear import row_slices
 
 TRIAL_ROWS = 64
 TRIAL_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # by the largest value
@@ -61,9 +59,7 @@ class PlaneMatrix:
         values = raw.new_empty(rows, held)
         scale = raw.new_empty(rows, groups, dtype=scales)
         zero = torch.empty_like(scale) if kind.has_zero else None
-        step = max(1, SLICE_VALUES // columns)
-        for start in range(0, rows, step):
-            part = slice(start, min(start + step, rows))
+        for part in row_slices(rows, columns):
             some = codes(raw[part], type, part.stop - part.start, columns)
             values[part] = (some.values if kind.bits == 8 else some.values[0::2] | (some.values[1::2] << 4)).t()
             scale[part] = some.scale.t()
@@ -87,8 +83,7 @@ class PlaneMatrix:
             from loradesk_engine.model.kernels.quantized import multiply
 
             return multiply(x, self)
-        step = max(1, SLICE_VALUES // self.columns)
-        parts = [F.linear(x, self._floats(slice(start, start + step), x.dtype)) for start in range(0, self.rows, step)]
+        parts = [F.linear(x, self._floats(part, x.dtype)) for part in row_slices(self.rows, self.columns)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def rows_at(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
