@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support import tiny
+
+from loradesk_engine.commands import LoadSettings
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it saves
 
@@ -21,6 +24,17 @@ class Zoo:
     xlora_peft: Path
     xlora: Path
     xlora_ordering: Path
+
+    def xlora_settings(self, **changes: Any) -> LoadSettings:
+        """The X-LoRA through its ordering file, in float32."""
+        settings = LoadSettings(
+            base=str(self.base),
+            mode="xlora",
+            xlora=str(self.xlora),
+            ordering=str(self.xlora_ordering),
+            dtype="float32",
+        )
+        return replace(settings, **changes)
 
 
 ALL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

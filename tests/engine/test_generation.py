@@ -26,15 +26,7 @@ def lora(zoo, **options) -> EngineCore:  # type: ignore[no-untyped-def]
 
 
 def xlora(zoo, index: int | None = None, **options) -> EngineCore:  # type: ignore[no-untyped-def]
-    settings = LoadSettings(
-        base=str(zoo.base),
-        mode="xlora",
-        xlora=str(zoo.xlora),
-        ordering=str(zoo.xlora_ordering),
-        dtype="float32",
-        tgt_non_granular_index=index,
-    )
-    return EngineCore.load(settings, **options)
+    return EngineCore.load(zoo.xlora_settings(tgt_non_granular_index=index), **options)
 
 
 def request(

@@ -10,7 +10,7 @@ import itertools
 import pytest
 import torch
 
-from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
+from loradesk_engine.commands import CompletionRequest, Sampling
 from loradesk_engine.events import TokensGenerated
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.generation.runner import Runner
@@ -86,14 +86,7 @@ def answers(engine: EngineCore, count: int, **sampling) -> list[list[int]]:
 @pytest.mark.parametrize("lookahead", [True, False])
 @pytest.mark.parametrize("most", [32, 3])
 def test_xlora_through_graphs_equals_without(zoo, monkeypatch, most: int, lookahead: bool, sampling) -> None:
-    settings = LoadSettings(
-        base=str(zoo.base),
-        mode="xlora",
-        xlora=str(zoo.xlora),
-        ordering=str(zoo.xlora_ordering),
-        dtype="float32",
-        device="cpu",
-    )
+    settings = zoo.xlora_settings(device="cpu")
     monkeypatch.setattr(kernels, "MAX_ROWS", most)
     expected = answers(EngineCore.load(settings, lookahead=lookahead), 4, **sampling)
     engine = EngineCore.load(settings, lookahead=lookahead)
