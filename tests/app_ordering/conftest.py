@@ -116,13 +116,8 @@ def open_view(qtbot: Any, window: EditorWindow) -> Callable[[str], DocumentView]
 
 
 def settle(qtbot: Any, document: Document) -> None:
-    """Wait until the newest state is checked and shown."""
-
-    def checked() -> bool:
-        analysis = document.last_analysis
-        return analysis is not None and analysis.state is document.state and not document._timer.isActive()
-
-    qtbot.waitUntil(checked)
+    """Wait until the newest state is checked against the newest facts and shown."""
+    qtbot.waitUntil(lambda: document.is_checked)
 
 
 @pytest.fixture

@@ -40,12 +40,14 @@ class Analysis:
 
     Attributes:
         state: which one.
+        context: what it was checked against.
         text: as the JSON view shows it: lines end with a line feed, no byte order mark.
         findings: of the checker, errors first.
         positions: JSON pointer of a finding's place -> line and column in `text`, from 1.
     """
 
     state: State
+    context: CheckContext
     text: str
     findings: tuple[Finding, ...] = ()
     positions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -54,11 +56,11 @@ class Analysis:
 def analyse(state: State, context: CheckContext) -> Analysis:
     """Text, findings and their lines. Never raises: a state is always something that can be shown."""
     if state.draft is not None:
-        return Analysis(state, shown(state.draft))
+        return Analysis(state, context, shown(state.draft))
     text = shown(state.ordering.dumps())
     findings = tuple(check(state.ordering, with_mode(context, state.ordering)))
     places = {place for finding in findings for place in (finding.place, *finding.places)}
-    return Analysis(state, text, findings, positions(text, places))
+    return Analysis(state, context, text, findings, positions(text, places))
 
 
 def guessed_mode(ordering: OrderingFile) -> Mode | None:

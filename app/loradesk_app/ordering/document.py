@@ -109,9 +109,15 @@ class Document(QObject):
     @property
     def analysis(self) -> Analysis:
         """Text and findings of the current state; worked out now if that has not been done yet."""
-        if self._analysis is None or self._analysis.state is not self._state:
+        if self._analysis is None or not self.is_checked:
             self._analysis = analyse(self._state, self._context)
         return self._analysis
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the newest analysis is of the current state, against what it is to be checked against now."""
+        analysis = self._analysis
+        return analysis is not None and analysis.state is self._state and analysis.context is self._context
 
     @property
     def last_analysis(self) -> Analysis | None:
@@ -377,7 +383,6 @@ class Document(QObject):
         context = replace(self._context, **changes)
         if context != self._context:
             self._context = context
-            self._analysis = None if self._background is None else self._analysis
             self._start_later()
             self.context_changed.emit()
 
