@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,14 @@ class _Job(QRunnable):
         self._number, self._work, self._finished = number, work, finished
 
     def run(self) -> None:
+        result: Any = None
+        problem: Exception | None = None
         try:
-            self._finished(self._number, self._work(), None)
+            result = self._work()
         except Exception as error:  # whatever it is belongs to the one who asked, not to the pool
-            self._finished(self._number, None, error)
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the window is gone, and with it the one who asked
+            self._finished(self._number, result, problem)
 
 
 class Background(QObject):
