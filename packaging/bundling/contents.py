@@ -136,3 +136,15 @@ def resource_files(root: str) -> list[tuple[str, str]]:
         for file in sorted(base.rglob("*"))
         if file.is_file() and file.suffix in DATA_SUFFIXES
     ]
+
+
+def kernel_libraries(root: str) -> list[tuple[str, str]]:
+    """The engine's compiled kernels, as (file, folder in the bundle)."""
+    from pathlib import Path
+
+    folder = PurePath("loradesk_engine", "model", "native", "lib")
+    return [
+        (str(file), str(folder))
+        for file in sorted(Path(root, "engine", folder).glob("loradesk-*"))
+        if file.suffix in (".so", ".dylib", ".dll")
+    ]

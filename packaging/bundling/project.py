@@ -59,6 +59,6 @@ def internals() -> Path:
 
 
 def debian_packages() -> list[str]:
-    """What the window needs of the system, from packaging/debian-packages.txt."""
+    """What the window needs of the system, from packaging/debian-packages.txt; what only compiles is left out."""
     lines = (PACKAGING / "debian-packages.txt").read_text("utf-8").splitlines()
-    return [name for line in lines if (name := line.split("#")[0].strip())]
+    return [name for line in lines if not line.endswith("# build") and (name := line.split("#")[0].strip())]

@@ -1,11 +1,14 @@
 """What the bundle holds and what it leaves out, without building it."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
 from bundling import contents, licences, report
 from bundling.project import PACKAGING, ROOT, debian_packages, project, version
+
+from loradesk_engine.model.native import library
 
 
 def bundled_resources() -> set[str]:
@@ -40,6 +43,14 @@ def test_every_shipped_file_is_listed() -> None:
 def test_a_file_that_the_application_needs_is_in_the_bundle(file: str) -> None:
     assert f"loradesk_resources/{file}" in bundled_resources()
     assert contents.is_wanted(f"loradesk_resources/{file}")
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler, so no kernels")
+def test_the_compiled_kernels_are_in_the_bundle() -> None:
+    libraries = contents.kernel_libraries(str(ROOT))
+    assert {folder for _, folder in libraries} == {"loradesk_engine/model/native/lib"}
+    assert library.compiled() in {Path(file) for file, _ in libraries}
+    assert all(contents.is_wanted(f"{folder}/{Path(file).name}") for file, folder in libraries)
 
 
 def imported_by_us() -> set[str]:
@@ -127,6 +138,7 @@ def test_the_spec_names_what_it_should() -> None:
     for words in (
         "contents.resource_files",
         "contents.EXCLUDED_MODULES",
+        "contents.kernel_libraries",
         "contents.SOURCE_MODULES",
         "copy_metadata",
         "launcher.py",
@@ -152,6 +164,7 @@ def test_the_system_packages_are_read_without_comments() -> None:
     names = debian_packages()
     assert "libxcb-cursor0" in names
     assert all(name and "#" not in name and " " not in name for name in names)
+    assert "gcc" not in names  # compiles the kernels, and is no part of an installation
 
 
 def test_largest_parts_and_manifest(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from loradesk_engine.adapters.shift import Shift, gain_of, shift_of
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.formats.peft import PeftAdapter
 from loradesk_engine.model import kernels
-from loradesk_engine.model.linear import DenseLinear, Projection
+from loradesk_engine.model.linear import DenseLinear, Projection, joined
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
 
@@ -69,17 +69,6 @@ class _GroupShift:
 
 
 @dataclass(frozen=True)
-class _KernelParts:
-    """b: the parts' matrices, flat, one behind the other; layout: which columns and ranks they are for; aligned: what
-    divides all ranks, 1 to 16.
-    """
-
-    b: Tensor
-    layout: Tensor
-    aligned: int
-
-
-@dataclass(frozen=True)
 class Group:
     """The adapters of one projection, which has one product with all of its linears' A.
 
@@ -88,14 +77,14 @@ class Group:
         parts: the linears that have any of them.
         width: how many factors it takes: one for each rank, and behind them one for each shift.
         shift: what its adapters change beside `B A x`.
-        kernel: what the kernels need, where they are used; they know no shifts.
+        laid: the same for the kernels, where there are any; they know no shifts.
     """
 
     a: Tensor
     parts: tuple[Part, ...]
     width: int
     shift: _GroupShift | None
-    kernel: _KernelParts | None
+    laid: Any
 
 
 @dataclass(frozen=True)
@@ -144,21 +133,17 @@ class MixtureDelta:
 
     def begin(self, number: int, x: Tensor) -> Any:
         """A's product where the kernels do it. x: [rows, in]"""
-        group = self._groups[number]
-        if group is None or group.kernel is None or not kernels.in_use():
+        group, step = self._groups[number], kernels.in_use()
+        if step is None or group is None or group.laid is None:
             return None
-        from loradesk_engine.model.kernels.lora import shrink
-
-        return shrink(x, group.a, self._factors_of(number, group))
+        return step.begin_adapters(group.laid, x, self._factors_of(number, group))
 
     def add(self, number: int, x: Tensor, y: Tensor, begun: Any) -> Tensor:
-        group = self._groups[number]
+        group, step = self._groups[number], kernels.in_use()
         if group is None:
             return y
-        if group.kernel is not None and begun is not None:
-            from loradesk_engine.model.kernels.lora import expand
-
-            expand(begun, y, group.kernel.b, group.kernel.layout, group.kernel.aligned)
+        if step is not None and begun is not None:
+            step.add_adapters(group.laid, begun, y)
             return y
         factors = self._factors_of(number, group)
         if group.shift is not None:
@@ -492,18 +477,20 @@ def _group(projection: Projection, stacks: Sequence[_Stack | None], shifts: Sequ
         nothing = shift.stretch.new_empty((0, projection.linears[0].in_features))
         return Group(nothing, (), len(shift.stretch), shift, None)
     present = [stack for stack in stacks if stack is not None]
-    a = _joined([stack.a for stack in present])
+    a = joined([stack.a for stack in present])
     if shift is not None:
         return Group(a, tuple(parts), rank + len(shift.stretch), shift, None)
-    kernel = None
-    if kernels.usable(a.device):
-        from loradesk_engine.model.kernels.lora import expand_layout
-
-        places = [(part.columns.start, part.columns.stop, part.ranks.start, part.ranks.stop) for part in parts]
-        b = _joined([stack.b.reshape(-1, 1) for stack in present]).flatten()
-        aligned = math.gcd(16, *(rank for stack in present for _, rank, _ in stack.blocks))
-        kernel = _KernelParts(b, expand_layout(places, a.device), aligned)
-    return Group(a, tuple(parts), rank, None, kernel)
+    step, laid = kernels.step_kernels(a.device, a.dtype), None
+    if step is not None:
+        aligned = [math.gcd(*(rank for _, rank, _ in stack.blocks)) for stack in present]
+        laid = step.lay_out(
+            a,
+            [
+                kernels.AdapterPart(part.columns.start, part.ranks.start, part.b, divisor)
+                for part, divisor in zip(parts, aligned, strict=True)
+            ],
+        )
+    return Group(a, tuple(parts), rank, None, laid)
 
 
 def _group_shift(projection: Projection, shifts: Sequence[Sequence[Shift]]) -> _GroupShift | None:
@@ -518,19 +505,6 @@ def _group_shift(projection: Projection, shifts: Sequence[Sequence[Shift]]) -> _
         return None
     stretches, offsets = zip(*rows, strict=True)
     return _GroupShift(torch.stack(stretches), torch.stack(offsets))
-
-
-def _joined(matrices: Sequence[Tensor]) -> Tensor:
-    """Matrices below one another; without a copy where they lie so in memory."""
-    first = matrices[0]
-    end, storage = first.data_ptr(), first.untyped_storage().data_ptr()
-    for matrix in matrices:
-        beside = matrix.data_ptr() == end and matrix.untyped_storage().data_ptr() == storage
-        if not beside or not matrix.is_contiguous():
-            return torch.cat(list(matrices))
-        end += matrix.nbytes
-    rows = sum(matrix.shape[0] for matrix in matrices)
-    return first.as_strided((rows, first.shape[1]), first.stride())
 
 
 def _refuse_endless(gain: Tensor, adapter: PeftAdapter, magnitude: str) -> None:

@@ -19,6 +19,7 @@ from loradesk_engine.commands import CompletionRequest, Sampling
 from loradesk_engine.errors import LoradeskError
 from loradesk_engine.events import Event, RequestFailed, RequestFinished, TokensGenerated
 from loradesk_engine.generation.engine import EngineCore
+from loradesk_engine.model.native import library
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,11 @@ def _own_version() -> str:
 
 
 def use_threads(engine: EngineCore, threads: int | None) -> None:
-    """Set torch's threads for the engine's next steps; a peer may have had others."""
+    """Set the threads for the engine's next steps; a peer may have had others."""
     engine.enter_thread()
     if threads is not None:
         torch.set_num_threads(threads)
+        library.threads = threads
 
 
 def greedy(tokens: int, *, logprobs: int | None = None) -> Sampling:

@@ -62,6 +62,9 @@ class DecodeGraph:
         self._delta: MixtureDelta | None = None
         self._pool = pool
         self._graph: torch.cuda.CUDAGraph | None = None
+        step = kernels.step_kernels(decoder.device, decoder.dtype)
+        assert step is not None, "graphs are made where the kernels are usable"
+        self._kernels = step
         self.logits: Tensor
         self.best: Tensor
         self.predicted: Tensor | None
@@ -71,12 +74,12 @@ class DecodeGraph:
         stream = torch.cuda.Stream(self._decoder.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._decoder.device))
         # the first time compiles the kernels and sets up the libraries, which a capture cannot
-        with torch.cuda.stream(stream), kernels.used():
+        with torch.cuda.stream(stream), kernels.used(self._kernels):
             self._compute()
         torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # another thread may load a model meanwhile; its allocations are no part of this
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), kernels.used():
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), kernels.used(self._kernels):
             self.logits, self.best, self.predicted = self._compute()
         return graph
 

@@ -17,6 +17,7 @@ from loradesk_engine.generation.sequence import Sequence, XLoraState
 from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
+from loradesk_engine.model.device import one_thread
 
 GUESS_MEMORY = 0.1  # weight of the latest guess in the running share of right ones
 GUESS_WORTH = 0.4  # under this share a guess row costs more than it saves
@@ -142,8 +143,12 @@ class Runner:
         self._replayed: _Replayed | None = None  # the step that tokens are drawn from now
         self._started: _Replayed | None = None  # the step after it, if it was started already
         self._graphs: DecodeGraphs | None = None
+        self._kernels: kernels.StepKernels | None = None  # for all passes on the CPU
         if DecodeGraphs.usable(decoder):
             self._graphs = DecodeGraphs(decoder, self.cache, mixture, classifier)
+        elif decoder.device.type == "cpu" and (decoder.native or torch.get_num_threads() == 1):
+            # (threads of the kernels and of torch's products would get in each other's way)
+            self._kernels = kernels.step_kernels(decoder.device, decoder.dtype)
 
     @torch.inference_mode()
     def prepare(self) -> None:
@@ -364,6 +369,13 @@ class Runner:
         """
         if self._graphs is not None and all(len(part.tokens) == 1 for part in rows):
             return self._replay(self._graphs, rows, asked, classified)
+        if self._kernels is None:
+            return self._compute(rows, asked, classified, active)
+        with kernels.used(self._kernels), one_thread():
+            return self._compute(rows, asked, classified, active)
+
+    def _compute(self, rows: Many[_Rows], asked: Many[int], classified: Many[int], active: tuple[int, ...]) -> _Pass:
+        """The same without a graph."""
         hidden = self._forward(rows, active)
         starts = [0]
         for part in rows:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.norm import cap
 from loradesk_engine.model.rope import Turns
@@ -42,12 +43,9 @@ def attend(
     Returns:
         [rows, heads * head_dim]
     """
-    if batch.slots is not None:
-        from loradesk_engine.model.kernels.attention import attend_rows, rotate_and_store
-
-        positions, slots = batch.positions, batch.slots
-        q = rotate_and_store(q, k, v, *turns.tables, positions, slots, keys, values)
-        return attend_rows(q, keys, values, positions, slots, scale, window, limit)
+    step = kernels.in_use()
+    if step is not None:
+        return step.attend(q, k, v, turns.tables, keys, values, batch, scale, window, limit)
     rows, heads, head_dim = q.shape
     q, k = turns(q), turns(k)
     out = torch.empty_like(q)
@@ -115,10 +113,12 @@ def _is_square(segment: Segment, window: int | None) -> bool:
 
 def _visible(batch: Batch, segment: Segment, begin: int, window: int | None) -> Tensor:
     """Which keys each row sees, bool [length, keys from `begin` on]."""
-    if (segment, window) not in batch.masks:
+    visible: Tensor | None = batch.shared.get((segment, window))
+    if visible is None:
         end, device = segment.past + segment.length, batch.positions.device
         rows = torch.arange(segment.past, end, device=device)[:, None]
         columns = torch.arange(begin, end, device=device)[None, :]
         visible = columns <= rows
-        batch.masks[segment, window] = visible if window is None else visible & (columns > rows - window)
-    return batch.masks[segment, window]
+        visible = visible if window is None else visible & (columns > rows - window)
+        batch.shared[segment, window] = visible
+    return visible

@@ -54,8 +54,9 @@ class Batch:
         segments: which rows belong to which slot.
         delta: the adapters' part; None runs the base model.
         slots: int64 [rows], or None. If given, each row is the next token of its own slot, `segments` is empty, and all
-            that differs from step to step is read on the device: such a pass can be captured in a CUDA graph.
-        masks: which keys the rows of a segment see, by window; all layers share them.
+            that differs from step to step is read on the device: such a pass can be captured in a CUDA graph. Only
+            within `kernels.used`.
+        shared: what is made once for all layers, by whoever needs it.
     """
 
     token_ids: Tensor
@@ -63,4 +64,4 @@ class Batch:
     segments: tuple[Segment, ...]
     delta: Delta | None = None
     slots: Tensor | None = None
-    masks: dict[tuple[Segment, int | None], Tensor] = field(default_factory=dict, compare=False, repr=False)
+    shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -102,6 +102,8 @@ def bnb_linear(
 class FourBitLinear:
     """A linear in NF4 or FP4. bias: [out] or None; compute: the type of its products."""
 
+    is_native = False
+
     def __init__(
         self,
         path: str,
@@ -153,6 +155,8 @@ class EightBitLinear:
     So a row's result depends on its batch within the rounding, as it does in bitsandbytes. values: int8 [out, in],
     scales: float32 [out], bias: [out] or None.
     """
+
+    is_native = False
 
     def __init__(
         self, path: str, index: int, values: Tensor, scales: Tensor, bias: Tensor | None = None, *, threshold: float

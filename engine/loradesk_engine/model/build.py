@@ -248,7 +248,7 @@ class _Builder:
         # On the CPU a wide matrix stays where the checkpoint has it in memory: a copy would save no time there.
         pays = self.device.type != "cpu" or linears[0].in_features <= NARROW
         packed = [linear for linear in linears if isinstance(linear, PackedLinear)]
-        product: Linear | None = None
+        product: Callable[[Tensor], Tensor] | None = None
         if len(dense) == len(linears) > 1 and pays:
             product = fuse(dense)
         elif len(packed) == len(linears) > 1:

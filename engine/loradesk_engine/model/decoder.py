@@ -53,6 +53,7 @@ class Decoder:
         embedding: token ids to vectors.
         nbytes: memory that the weights hold; tied ones count once.
         parameters: count of weights; tied ones count once.
+        native: whether most of its products are done by the compiled kernels.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class Decoder:
         self.device = device
         self.dtype = dtype
         self.parameters = parameters
+        sizes = [(linear.is_native, linear.in_features * linear.out_features) for linear in linears]
+        self.native = 2 * sum(size for native, size in sizes if native) >= sum(size for _, size in sizes)
         self.nbytes = nbytes
         self._rope = Rope(config.rope, context, device, dtype)
         self._local_rope = Rope(config.local_rope, context, device, dtype) if config.local_rope else self._rope

@@ -91,7 +91,7 @@ def codes(raw: Tensor, type: str, rows: int, columns: int) -> Codes:
     Raises:
         CheckpointError: the type is not quantized, or the bytes are not `rows` times `columns` of that type.
     """
-    size = _checked(raw, type, rows, columns, _CODES)
+    size = block_size(raw, type, rows, columns, _CODES)
     blocks = _transposed(raw.reshape(rows, -1)).view(-1, size, rows)
     values, scale, zero = _CODES[type](blocks)
     return Codes(
@@ -117,7 +117,7 @@ def dequantize(raw: Tensor, type: str, rows: int, columns: int) -> Tensor:
     Raises:
         CheckpointError: the type holds no weights, or the bytes are not `rows` times `columns` of that type.
     """
-    size = _checked(raw, type, rows, columns, (*_PLAIN, *_CODES))
+    size = block_size(raw, type, rows, columns, (*_PLAIN, *_CODES))
     blocks = raw.reshape(-1, size)
     if type in _PLAIN:
         return _PLAIN[type](blocks).view(rows, columns)
@@ -133,8 +133,12 @@ def dequantize(raw: Tensor, type: str, rows: int, columns: int) -> Tensor:
     return result.view(rows, columns)
 
 
-def _checked(raw: Tensor, type: str, rows: int, columns: int, supported: Collection[str]) -> int:
-    """The bytes of a block, once the bytes at hand are what is asked for."""
+def block_size(raw: Tensor, type: str, rows: int, columns: int, supported: Collection[str]) -> int:
+    """The bytes of a block, once the bytes at hand are what is asked for.
+
+    Raises:
+        CheckpointError: the type is not one of `supported`, or the bytes are not `rows` times `columns` of it.
+    """
     if type not in supported:
         raise CheckpointError(
             f"Weights of type {type} are not supported.", remedy=f"Use one of {', '.join(supported)}."

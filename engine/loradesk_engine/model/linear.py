@@ -24,6 +24,7 @@ class Linear(Protocol):
         index: its place among the model's linears, in registration order; adapters are found by it.
         bias: [out_features] or None.
         nbytes: memory its weights hold.
+        is_native: whether the compiled kernels multiply it.
     """
 
     path: str
@@ -34,6 +35,9 @@ class Linear(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def is_native(self) -> bool: ...
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [rows, in_features] -> [rows, out_features]"""
@@ -65,6 +69,8 @@ def fast_layout(weight: Tensor) -> Tensor:
 
 class DenseLinear:
     """A linear that holds its weight as it is. weight: [out, in], bias: [out] or None."""
+
+    is_native = False
 
     def __init__(self, path: str, index: int, weight: Tensor, bias: Tensor | None = None) -> None:
         self.path = path
@@ -129,6 +135,19 @@ class Projection:
         if self._product is not None:
             return self._product(x)
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
+
+
+def joined(matrices: Sequence[Tensor]) -> Tensor:
+    """Matrices below one another; without a copy where they lie so in memory."""
+    first = matrices[0]
+    end, storage = first.data_ptr(), first.untyped_storage().data_ptr()
+    for matrix in matrices:
+        beside = matrix.data_ptr() == end and matrix.untyped_storage().data_ptr() == storage
+        if not beside or not matrix.is_contiguous():
+            return torch.cat(list(matrices))
+        end += matrix.nbytes
+    rows = sum(matrix.shape[0] for matrix in matrices)
+    return first.as_strided((rows, first.shape[1]), first.stride())
 
 
 def fuse(linears: Sequence[DenseLinear]) -> DenseLinear:

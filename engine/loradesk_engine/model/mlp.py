@@ -30,10 +30,9 @@ class GatedMlp:
 
     def __call__(self, x: Tensor, delta: Delta | None) -> Tensor:
         both = self._gate_up(x, delta)
-        if self._activation is F.silu and kernels.in_use():
-            from loradesk_engine.model.kernels.mlp import silu_product
-
-            return self._down(silu_product(both), delta)
+        step = kernels.in_use()
+        if step is not None and self._activation is F.silu:
+            return self._down(step.silu_product(both), delta)
         gate, up = both.chunk(2, dim=-1)
         return self._down(self._activation(gate) * up, delta)
 

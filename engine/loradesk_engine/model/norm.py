@@ -40,10 +40,9 @@ class RmsNorm:
         return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
 
     def add(self, hidden: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        if kernels.in_use():
-            from loradesk_engine.model.kernels.norm import add_rms_norm
-
-            return hidden, add_rms_norm(hidden, change, self._weight, self._eps)
+        step = kernels.in_use()
+        if step is not None:
+            return hidden, step.add_rms_norm(hidden, change, self._weight, self._eps)
         hidden = hidden + change
         return hidden, self(hidden)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.model.dequantize import dequantize
 from loradesk_engine.model.linear import row_slices
+from loradesk_engine.model.native.library import library
+from loradesk_engine.model.native.matrix import NativeMatrix, NativeProduct, native_nbytes
 from loradesk_engine.model.planes import PlaneMatrix, planes_nbytes
 from loradesk_engine.model.table import TableMatrix, table_nbytes
 
@@ -85,20 +87,23 @@ class PackedMatrix:
         chosen = self.raw[rows]
         return dequantize(chosen.reshape(-1), self.type, len(rows), self.columns).to(dtype)
 
-    def on(self, device: torch.device) -> TableMatrix | PlaneMatrix:
+    def on(self, device: torch.device) -> NativeMatrix | TableMatrix | PlaneMatrix:
         """The matrix on a device, in the form that is quick there.
 
         Raises:
             CheckpointError: the bytes do not fit the shape.
         """
-        if device.type == "cpu":
-            return TableMatrix.of(self.raw, self.type, self.rows, self.columns)
-        return PlaneMatrix.of(self.raw.to(device), self.type, self.rows, self.columns)
+        if device.type != "cpu":
+            return PlaneMatrix.of(self.raw.to(device), self.type, self.rows, self.columns)
+        form = TableMatrix if library() is None else NativeMatrix
+        return form.of(self.raw, self.type, self.rows, self.columns)
 
 
 def held_nbytes(type_name: str, rows: int, columns: int, device: torch.device) -> int:
     """Memory that a quantized matrix of a GGUF file takes on a device."""
-    return (table_nbytes if device.type == "cpu" else planes_nbytes)(type_name, rows, columns)
+    if device.type != "cpu":
+        return planes_nbytes(type_name, rows, columns)
+    return (table_nbytes if library() is None else native_nbytes)(type_name, rows, columns)
 
 
 class PackedLinear:
@@ -115,6 +120,10 @@ class PackedLinear:
     def nbytes(self) -> int:
         return self.weight.nbytes + (self.bias.nbytes if self.bias is not None else 0)
 
+    @property
+    def is_native(self) -> bool:
+        return isinstance(self.weight, NativeMatrix)
+
     def __call__(self, x: Tensor) -> Tensor:
         y = self.weight(x)
         return y if self.bias is None else y + self.bias
@@ -124,29 +133,36 @@ class PackedLinear:
             yield self.weight.rows_at(torch.arange(rows.start, rows.stop), torch.float32)
 
 
-def fuse_packed(linears: Sequence[PackedLinear]) -> PackedLinear | None:
-    """One linear for several of the same input; their own weights become views of its matrix.
+def fuse_packed(linears: Sequence[PackedLinear]) -> Callable[[Tensor], Tensor] | None:
+    """One product for several linears of the same input. Where their weights must lie in one matrix for it, their own
+    become views of that.
 
     None where their types or sizes do not fit together.
     """
-    first = linears[0]
+    natives = [linear.weight for linear in linears if isinstance(linear.weight, NativeMatrix)]
     tables = [linear.weight for linear in linears if isinstance(linear.weight, TableMatrix)]
     planes = [linear.weight for linear in linears if isinstance(linear.weight, PlaneMatrix)]
-    joined: QuantizedMatrix | None = None
-    if len(tables) == len(linears):
+    joined: Callable[[Tensor], Tensor] | None = None
+    if len(natives) == len(linears):
+        joined = NativeProduct.of(natives)
+    elif len(tables) == len(linears):
         joined = TableMatrix.joined(tables)
     elif len(planes) == len(linears):
         joined = PlaneMatrix.joined(planes)
-    if joined is None:
-        return None
     biases = [linear.bias for linear in linears if linear.bias is not None]
-    bias = torch.cat(biases) if biases else None
-    if bias is not None:
-        start = 0
-        for linear in linears:
-            linear.bias = bias[start : start + linear.out_features]
-            start += linear.out_features
-    return PackedLinear(first.path, first.index, joined, bias)
+    if joined is None or not biases:
+        return joined
+    return _Biased(joined, torch.cat(biases))
+
+
+class _Biased:
+    """A product with biases. bias: [out]"""
+
+    def __init__(self, product: Callable[[Tensor], Tensor], bias: Tensor) -> None:
+        self._product, self._bias = product, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._product(x) + self._bias
 
 
 class PackedEmbedding:

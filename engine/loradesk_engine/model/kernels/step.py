@@ -1,0 +1,71 @@
+"""Triton's kernels as the parts of a decoding step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from loradesk_engine.model.batch import Batch
+from loradesk_engine.model.kernels import AdapterPart
+from loradesk_engine.model.kernels.attention import attend_rows, rotate_and_store
+from loradesk_engine.model.kernels.lora import Shrunk, expand, expand_layout, shrink
+from loradesk_engine.model.kernels.mlp import silu_product
+from loradesk_engine.model.kernels.norm import add_rms_norm
+from loradesk_engine.model.linear import joined
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """b: the parts' matrices, flat, one behind the other; layout: which columns and ranks they are for; aligned: what
+    divides all ranks, 1 to 16.
+    """
+
+    a: Tensor
+    b: Tensor
+    layout: Tensor
+    aligned: int
+
+
+class TritonStep:
+    """`StepKernels` on a GPU."""
+
+    def add_rms_norm(self, hidden: Tensor, change: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return add_rms_norm(hidden, change, weight, eps)
+
+    def silu_product(self, both: Tensor) -> Tensor:
+        return silu_product(both)
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tables: tuple[Tensor, Tensor],
+        keys: Tensor,
+        values: Tensor,
+        batch: Batch,
+        scale: float,
+        window: int | None,
+        limit: float | None,
+    ) -> Tensor:
+        positions, slots = batch.positions, batch.slots
+        assert slots is not None, "Triton's kernels take rows by slots"
+        q = rotate_and_store(q, k, v, *tables, positions, slots, keys, values)
+        return attend_rows(q, keys, values, positions, slots, scale, window, limit)
+
+    def lay_out(self, a: Tensor, parts: Sequence[AdapterPart]) -> _Laid:
+        places = [
+            (part.column, part.column + part.b.shape[0], part.rank, part.rank + part.b.shape[1]) for part in parts
+        ]
+        b = joined([part.b.reshape(-1, 1) for part in parts]).flatten()
+        aligned = math.gcd(16, *(part.aligned for part in parts))
+        return _Laid(a, b, expand_layout(places, a.device), aligned)
+
+    def begin_adapters(self, laid: _Laid, x: Tensor, factors: Tensor) -> Shrunk:
+        return shrink(x, laid.a, factors)
+
+    def add_adapters(self, laid: _Laid, begun: Shrunk, y: Tensor) -> None:
+        expand(begun, y, laid.b, laid.layout, laid.aligned)

@@ -1,0 +1,113 @@
+"""The compiled library: which file of it this processor runs, and its functions' types."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Mapping
+from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+FOLDER = Path(__file__).parent / "lib"  # no package: a library beside the modules would be taken for one
+ENDINGS = {"Darwin": ".dylib", "Windows": ".dll"}
+LEVELS = {"AVX512": ("x86-64-v4", "x86-64-v3"), "AVX2": ("x86-64-v3",)}
+"""What torch calls the processor's abilities -> variants that run there, best first."""
+
+
+BYTES, HALF_BYTES, FLOAT32, BFLOAT16, FLOAT16 = range(5)
+"""`Kind` of matrix.h."""
+
+
+class Matrix(ctypes.Structure):
+    """`Matrix` of matrix.h."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("input", c_int64),
+        ("output", c_int64),
+        ("kind", c_int32),
+        ("group", c_int32),
+        ("lowest", c_int32),
+        ("has_zero", c_int32),
+        ("scale_bytes", c_int32),
+        ("unused", c_int32),
+    )
+
+
+class Rows(ctypes.Structure):
+    """`Segment` of step.c, in the order of batch.Segment's fields there."""
+
+    _fields_ = (("slot", c_int64), ("start", c_int64), ("length", c_int64), ("past", c_int64))
+
+
+_pointer, _long = c_void_p, c_int64
+_SIGNATURES: Mapping[str, tuple[object, ...]] = {
+    "loradesk_pack": (_pointer, c_int, _long, _pointer, _pointer, c_int),
+    "loradesk_rows": (_pointer, _pointer, _long, _pointer),
+    "loradesk_multiply": (_pointer, c_int, _pointer, _long, _long, _pointer, _long, c_int),
+    "loradesk_add_rms_norm": (_pointer, _pointer, _pointer, c_float, _pointer, _long, _long, c_int),
+    "loradesk_silu_product": (_pointer, _long, _pointer, _long, _long, c_int),
+    "loradesk_attend": (
+        *(_pointer, _long) * 3,  # q, k, v and their rows
+        *(_pointer, _pointer, _long),  # cos, sin, rotary
+        *(_pointer, _pointer, _long, _long),  # keys, values, sizes of a slot and a head
+        *(_pointer, c_int),  # segments and their count
+        *(_long,) * 3,  # heads, kv_heads, dim
+        *(c_float, _long, c_float, _pointer, c_int),  # scale, window, limit, out, threads
+    ),
+    "loradesk_adapt": (
+        *(_pointer, _long, _long),  # x, its rows' distance, rows
+        *(_pointer, _pointer, _long),  # a, factors, their rows' distance
+        *(_pointer, c_int, _pointer, _pointer, _long, c_int),  # b and its count, inner, y, its rows' distance, threads
+    ),
+}
+
+threads = psutil.cpu_count(logical=False) or 1
+"""Threads that the kernels share out their work on. A thread that another program holds up takes less of it, so that
+there need not be fewer for small models, as there must be of torch's.
+"""
+
+
+def variants() -> tuple[str, ...]:
+    """The variants of the library that this processor runs, best first."""
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
+        return LEVELS.get(torch.backends.cpu.get_cpu_capability(), ())
+    return (machine,)
+
+
+def compiled() -> Path | None:
+    """The file of the library that this processor runs best; None where there is none."""
+    ending = ENDINGS.get(platform.system(), ".so")
+    files = (FOLDER / f"loradesk-{variant}{ending}" for variant in variants())
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The library, or None where it was not compiled, or not for this processor."""
+    file = compiled()
+    if file is None:
+        return None
+    try:
+        found = ctypes.CDLL(str(file))
+        for name, types in _SIGNATURES.items():
+            function = getattr(found, name)
+            function.argtypes = types
+            function.restype = None
+    except (OSError, AttributeError):  # compiled for another system, or from other sources
+        return None
+    return found
+
+
+def functions() -> ctypes.CDLL:
+    """The library, for what is made only where there is one."""
+    found = library()
+    assert found is not None, "this needs the compiled library"
+    return found

@@ -1,0 +1,85 @@
+/* How a matrix is held: 32 rows side by side, so that a product has its outputs in the lanes of a vector and needs no
+   sums across lanes, and so that the scales of 32 rows are turned into floats at once.
+
+   A chunk is 32 rows (the last one filled up with zeros). It holds its groups of columns one after the other, each:
+       scale  32 numbers, float16 or float32; none for plain numbers
+       zero   the same, if the type has zeros
+       codes  for each column 32 signed bytes, or 16 bytes with row r in the lower half and row r + 16 in the upper, or 32
+              plain numbers
+   An element is code * scale + zero; codes in halves of bytes count from `lowest`. Plain numbers are one group. */
+
+#ifndef LORADESK_MATRIX_H
+#define LORADESK_MATRIX_H
+
+#include "vector.h"
+
+enum { ROWS = 32, VECTORS = ROWS / LANES };
+
+typedef enum { BYTES, HALF_BYTES, FLOAT32, BFLOAT16, FLOAT16 } Kind;
+
+typedef struct {
+    const uint8_t *data;
+    int64_t rows, columns;
+    int64_t input, output; /* the first column of x that it is multiplied with, and of y that it gives */
+    int32_t kind;
+    int32_t group; /* columns that share a scale */
+    int32_t lowest;
+    int32_t has_zero;
+    int32_t scale_bytes; /* 2: float16, 4: float32, 0: no scales */
+    int32_t unused;      /* fills up to eight bytes */
+} Matrix;
+
+INLINE int64_t column_bytes(int kind) {
+    return kind == HALF_BYTES ? ROWS / 2 : kind == BYTES ? ROWS : kind == FLOAT32 ? 4 * ROWS : 2 * ROWS;
+}
+
+INLINE int64_t group_bytes(const Matrix *matrix) {
+    return (int64_t)ROWS * matrix->scale_bytes * (1 + matrix->has_zero) +
+           (int64_t)matrix->group * column_bytes(matrix->kind);
+}
+
+INLINE int64_t chunk_bytes(const Matrix *matrix) { return matrix->columns / matrix->group * group_bytes(matrix); }
+
+INLINE Floats scales_at(const uint8_t *from, int scale_bytes, int vector) {
+    if (scale_bytes == 2) return halves_at(from + 2 * LANES * vector);
+    Floats values;
+    memcpy(&values, from + 4 * LANES * vector, sizeof values);
+    return values;
+}
+
+/* What the 16 codes in half a byte stand for. */
+typedef struct {
+    float of[16];
+} Numbers;
+
+INLINE Numbers numbers_from(int lowest) {
+    Numbers numbers;
+    for (int code = 0; code < 16; code++) numbers.of[code] = (float)(code + lowest);
+    return numbers;
+}
+
+/* The codes of a column as numbers: 32 of them. */
+INLINE void column_at(const uint8_t *from, int kind, const Numbers *numbers, Floats *to) {
+    if (kind != HALF_BYTES) {
+        for (int vector = 0; vector < VECTORS; vector++) {
+            if (kind == BYTES) to[vector] = signed_bytes_at(from + LANES * vector);
+            if (kind == FLOAT32) memcpy(&to[vector], from + 4 * LANES * vector, sizeof(Floats));
+            if (kind == BFLOAT16) to[vector] = bfloats_at(from + 2 * LANES * vector);
+            if (kind == FLOAT16) to[vector] = halves_at(from + 2 * LANES * vector);
+        }
+        return;
+    }
+    for (int vector = 0; vector < VECTORS / 2; vector++) {
+        Ints codes = bytes_at(from + LANES * vector);
+#if LANES == 16 /* looks at the lowest four bits only */
+        __m512 table = _mm512_loadu_ps(numbers->of);
+        to[vector] = (Floats)_mm512_permutexvar_ps((__m512i)codes, table);
+        to[VECTORS / 2 + vector] = (Floats)_mm512_permutexvar_ps((__m512i)(codes >> 4), table);
+#else
+        to[vector] = __builtin_convertvector(codes & 15, Floats) + numbers->of[0];
+        to[VECTORS / 2 + vector] = __builtin_convertvector(codes >> 4, Floats) + numbers->of[0];
+#endif
+    }
+}
+
+#endif

@@ -1,0 +1,144 @@
+"""Matrices on the CPU in the form that the compiled kernels multiply."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from loradesk_engine.model.dequantize import QUANTIZATIONS, block_size
+from loradesk_engine.model.native import library
+from loradesk_engine.model.native.library import BYTES, FLOAT32, HALF_BYTES, Matrix
+
+ROWS = 32
+"""Rows of a chunk; see matrix.h."""
+TYPES = {
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q5_0": 6,
+    "Q5_1": 7,
+    "Q8_0": 8,
+    "Q2_K": 10,
+    "Q3_K": 11,
+    "Q4_K": 12,
+    "Q5_K": 13,
+    "Q6_K": 14,
+    "IQ4_NL": 20,
+}
+
+
+def native_nbytes(type: str, rows: int, columns: int) -> int:
+    """Memory that a matrix of this GGUF type takes for the kernels."""
+    kind = QUANTIZATIONS[type]
+    scales = (1 + kind.has_zero) * (2 if kind.half else 4)
+    return -(-rows // ROWS) * ROWS * (columns // kind.group * scales + columns * kind.bits // 8)
+
+
+class NativeMatrix:
+    """A quantized matrix [rows, columns] in the kernels' form.
+
+    Attributes:
+        form: what the kernels know of it.
+    """
+
+    def __init__(self, data: Tensor, form: Matrix) -> None:
+        self.data = data
+        self.form = form
+        self.rows, self.columns = int(form.rows), int(form.columns)
+        self._product = NativeProduct([self])
+
+    @classmethod
+    def of(cls, raw: Tensor, type: str, rows: int, columns: int) -> NativeMatrix:
+        """From a GGUF file's blocks. raw: uint8 [rows, bytes of a row].
+
+        Raises:
+            CheckpointError: the bytes do not fit the shape.
+        """
+        block_size(raw, type, rows, columns, TYPES)
+        kind = QUANTIZATIONS[type]
+        in_halves = kind.bits == 4
+        data = torch.empty(native_nbytes(type, rows, columns), dtype=torch.uint8)
+        form = Matrix(
+            data=data.data_ptr(),
+            rows=rows,
+            columns=columns,
+            kind=HALF_BYTES if in_halves else BYTES,
+            group=kind.group,
+            lowest=kind.lowest if in_halves else 0,
+            has_zero=kind.has_zero,
+            scale_bytes=2 if kind.half else 4,
+        )
+        blocks = raw.contiguous()
+        library.functions().loradesk_pack(
+            blocks.data_ptr(), TYPES[type], raw.numel() // rows, ctypes.addressof(form), data.data_ptr(),
+            library.threads,
+        )  # fmt: skip
+        return cls(data, form)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [count, columns] -> [count, rows] of x's type; computed in float32."""
+        return self._product(x)
+
+    def rows_at(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Some rows as floats. rows: int64 [count] -> [count, columns]
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        wanted = rows.contiguous()
+        if len(wanted) and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.rows):
+            raise IndexError(f"rows {wanted.tolist()} of a matrix of {self.rows}")
+        found = torch.empty(len(wanted), self.columns)
+        library.functions().loradesk_rows(ctypes.addressof(self.form), wanted.data_ptr(), len(wanted), found.data_ptr())
+        return found.to(dtype)
+
+
+class NativeProduct:
+    """The product of one input with several matrices, side by side."""
+
+    def __init__(self, matrices: Sequence[NativeMatrix]) -> None:
+        self._held = [matrix.data for matrix in matrices]  # the forms point into it
+        self._forms = (Matrix * len(matrices))(*(matrix.form for matrix in matrices))
+        self._outputs = 0
+        for form in self._forms:
+            form.output = self._outputs
+            self._outputs += form.rows
+        self._address, self._count = ctypes.addressof(self._forms), len(matrices)
+        self._multiply = library.functions().loradesk_multiply
+
+    @staticmethod
+    def of(matrices: Sequence[NativeMatrix]) -> NativeProduct | None:
+        """None where their groups differ, which share sums of the input."""
+        groups = {(matrix.form.group, matrix.columns) for matrix in matrices}
+        return NativeProduct(matrices) if len(groups) == 1 else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [count, columns] -> [count, sum of their rows] of x's type; computed in float32."""
+        wide = x.float()
+        if wide.stride(1) != 1:
+            wide = wide.contiguous()
+        count = wide.shape[0]
+        y = torch.empty(count, self._outputs)
+        self._multiply(
+            self._address, self._count, wide.data_ptr(), wide.stride(0), count, y.data_ptr(), self._outputs,
+            library.threads,
+        )  # fmt: skip
+        return y if x.dtype == torch.float32 else y.to(x.dtype)
+
+
+def plain_form(weight: Tensor) -> tuple[Tensor, Matrix]:
+    """A float32 matrix [rows, columns] for the kernels, and the memory that holds it."""
+    rows, columns = weight.shape
+    chunks = -(-rows // ROWS)
+    data = torch.zeros(chunks, columns, ROWS)
+    whole = rows // ROWS
+    data[:whole] = weight[: whole * ROWS].reshape(whole, ROWS, columns).transpose(1, 2)
+    if whole < chunks:
+        data[whole, :, : rows - whole * ROWS] = weight[whole * ROWS :].t()
+    return data, Matrix(data=data.data_ptr(), rows=rows, columns=columns, kind=FLOAT32, group=columns)

@@ -1,0 +1,229 @@
+/* Products of rows with matrices, summed in float32.
+
+   For a few rows, each group's codes are made floats in registers and multiplied at once; its sums times the scale are
+   added to the output, and its zeros times the sum of the inputs. What is read from memory are the codes. For many rows
+   a chunk becomes floats in the second cache first. */
+
+#include "matrix.h"
+#include "pool.h"
+
+#include <stdlib.h>
+
+enum {
+    FEW = LANES == 16 ? 4 : 2, /* rows at a time whose sums fit the registers */
+    MANY = 12,                 /* rows from which a chunk is made floats first */
+    TILE = LANES == 16 ? 6 : 2 /* rows at a time then */
+};
+
+typedef struct {
+    const Matrix *matrices;
+    const float *x, *sums; /* sums: of x for each group, [rows, sums_row] */
+    float *y;
+    int64_t x_row, y_row, rows, sums_row;
+    int adds; /* whether to add to what is in y */
+} Product;
+
+/* The outputs of a chunk that are there. */
+INLINE void put_outputs(const Floats *values, const Product *product, const Matrix *matrix, int64_t first, int64_t row) {
+    float *y = product->y + row * product->y_row + matrix->output + first;
+    if (first + ROWS <= matrix->rows) {
+        for (int vector = 0; vector < VECTORS; vector++)
+            store(y + LANES * vector, product->adds ? load(y + LANES * vector) + values[vector] : values[vector]);
+        return;
+    }
+    float lanes[ROWS];
+    for (int vector = 0; vector < VECTORS; vector++) store(lanes + LANES * vector, values[vector]);
+    for (int64_t lane = 0; first + lane < matrix->rows; lane++) y[lane] = (product->adds ? y[lane] : 0) + lanes[lane];
+}
+
+/* `count` rows times one chunk. Each row's sums are taken in the same order whatever their number. */
+INLINE void few_rows(const Product *product, const Matrix *matrix, const uint8_t *at, int64_t start, int64_t first,
+                     int count, int kind) {
+    const float *x = product->x + start * product->x_row + matrix->input;
+    int group = matrix->group, scale_bytes = matrix->scale_bytes;
+    int64_t groups = matrix->columns / group;
+    Numbers numbers = numbers_from(matrix->lowest);
+    Floats totals[FEW][VECTORS];
+    for (int row = 0; row < count; row++)
+        for (int vector = 0; vector < VECTORS; vector++) totals[row][vector] = (Floats){0};
+    for (int64_t number = 0; number < groups; number++, x += group) {
+        const uint8_t *scales = at, *zeros = at + ROWS * scale_bytes;
+        const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
+        Floats even[FEW][VECTORS], odd[FEW][VECTORS]; /* two sums each: a processor adds faster than one after the other */
+        for (int row = 0; row < count; row++)
+            for (int vector = 0; vector < VECTORS; vector++) even[row][vector] = odd[row][vector] = (Floats){0};
+        int i = 0;
+        for (; i + 2 <= group; i += 2, codes += 2 * column_bytes(kind)) {
+            Floats first_column[VECTORS], second_column[VECTORS];
+            column_at(codes, kind, &numbers, first_column);
+            column_at(codes + column_bytes(kind), kind, &numbers, second_column);
+            for (int row = 0; row < count; row++)
+                for (int vector = 0; vector < VECTORS; vector++) {
+                    even[row][vector] += first_column[vector] * x[row * product->x_row + i];
+                    odd[row][vector] += second_column[vector] * x[row * product->x_row + i + 1];
+                }
+        }
+        if (i < group) {
+            Floats column[VECTORS];
+            column_at(codes, kind, &numbers, column);
+            for (int row = 0; row < count; row++)
+                for (int vector = 0; vector < VECTORS; vector++)
+                    even[row][vector] += column[vector] * x[row * product->x_row + i];
+        }
+        for (int vector = 0; vector < VECTORS; vector++) {
+            Floats scale = scale_bytes ? scales_at(scales, scale_bytes, vector) : all_of(1);
+            for (int row = 0; row < count; row++)
+                totals[row][vector] += (even[row][vector] + odd[row][vector]) * scale;
+        }
+        if (matrix->has_zero)
+            for (int vector = 0; vector < VECTORS; vector++) {
+                Floats zero = scales_at(zeros, scale_bytes, vector);
+                for (int row = 0; row < count; row++)
+                    totals[row][vector] += zero * product->sums[(start + row) * product->sums_row + number];
+            }
+        at += group_bytes(matrix);
+    }
+    for (int row = 0; row < count; row++) put_outputs(totals[row], product, matrix, first, start + row);
+}
+
+/* For each kind, with the kind a constant. */
+#define BY_KIND(call) \
+    switch (matrix->kind) { \
+    case BYTES: call(BYTES); break; \
+    case HALF_BYTES: call(HALF_BYTES); break; \
+    case FLOAT32: call(FLOAT32); break; \
+    case BFLOAT16: call(BFLOAT16); break; \
+    case FLOAT16: call(FLOAT16); break; \
+    }
+
+static void by_few(const Product *product, const Matrix *matrix, const uint8_t *at, int64_t first) {
+    for (int64_t start = 0; start < product->rows; start += FEW) {
+        switch (product->rows - start) { /* constants, so that the sums stay in registers */
+#define ONE(kind) few_rows(product, matrix, at, start, first, 1, kind)
+        case 1: BY_KIND(ONE) break;
+#if LANES == 16
+#define TWO(kind) few_rows(product, matrix, at, start, first, 2, kind)
+        case 2: BY_KIND(TWO) break;
+#define THREE(kind) few_rows(product, matrix, at, start, first, 3, kind)
+        case 3: BY_KIND(THREE) break;
+#endif
+#define MOST(kind) few_rows(product, matrix, at, start, first, FEW, kind)
+        default: BY_KIND(MOST)
+        }
+    }
+}
+
+/* A chunk as floats, [columns, 32]. */
+INLINE void floats_of(const Matrix *matrix, const uint8_t *at, int kind, float *to) {
+    int group = matrix->group, scale_bytes = matrix->scale_bytes;
+    Numbers numbers = numbers_from(matrix->lowest);
+    for (int64_t begin = 0; begin < matrix->columns; begin += group, at += group_bytes(matrix)) {
+        const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
+        Floats scale[VECTORS], zero[VECTORS];
+        for (int vector = 0; vector < VECTORS; vector++) {
+            scale[vector] = scale_bytes ? scales_at(at, scale_bytes, vector) : all_of(1);
+            zero[vector] = matrix->has_zero ? scales_at(at + ROWS * scale_bytes, scale_bytes, vector) : (Floats){0};
+        }
+        for (int i = 0; i < group; i++, codes += column_bytes(kind), to += ROWS) {
+            Floats values[VECTORS];
+            column_at(codes, kind, &numbers, values);
+            for (int vector = 0; vector < VECTORS; vector++)
+                store(to + LANES * vector, values[vector] * scale[vector] + zero[vector]);
+        }
+    }
+}
+
+INLINE void tile_of_rows(const Product *product, const Matrix *matrix, const float *floats, int64_t start, int64_t first,
+                         int count) {
+    const float *x = product->x + start * product->x_row + matrix->input;
+    Floats totals[TILE][VECTORS];
+    for (int row = 0; row < count; row++)
+        for (int vector = 0; vector < VECTORS; vector++) totals[row][vector] = (Floats){0};
+    for (int64_t at = 0; at < matrix->columns; at++, floats += ROWS) {
+        Floats weights[VECTORS];
+        for (int vector = 0; vector < VECTORS; vector++) weights[vector] = load(floats + LANES * vector);
+        for (int row = 0; row < count; row++)
+            for (int vector = 0; vector < VECTORS; vector++)
+                totals[row][vector] += weights[vector] * x[row * product->x_row + at];
+    }
+    for (int row = 0; row < count; row++) put_outputs(totals[row], product, matrix, first, start + row);
+}
+
+static void by_tiles(const Product *product, const Matrix *matrix, const uint8_t *at, int64_t first, float *room) {
+    const float *floats = (const float *)at;
+#define MAKE_FLOATS(kind) floats_of(matrix, at, kind, room)
+    if (matrix->kind != FLOAT32) {
+        BY_KIND(MAKE_FLOATS)
+        floats = room;
+    }
+    int64_t start = 0;
+    for (; start + TILE <= product->rows; start += TILE) tile_of_rows(product, matrix, floats, start, first, TILE);
+    for (; start < product->rows; start++) tile_of_rows(product, matrix, floats, start, first, 1);
+}
+
+static void some_chunks(void *job, int64_t first, int64_t last) {
+    const Product *product = job;
+    float *room = NULL;
+    int64_t widest = 0, before = 0; /* before: chunks of the matrices before */
+    for (const Matrix *matrix = product->matrices; before < last; matrix++) {
+        int64_t chunks = (matrix->rows + ROWS - 1) / ROWS;
+        if (product->rows >= MANY && matrix->columns > widest) {
+            free(room);
+            widest = matrix->columns;
+            room = aligned_alloc(64, sizeof(float) * ROWS * (size_t)widest);
+            if (!room) abort(); /* a few kilobytes: nothing goes on without them */
+        }
+        for (int64_t chunk = first > before ? first - before : 0; chunk < chunks && before + chunk < last; chunk++) {
+            const uint8_t *at = matrix->data + chunk * chunk_bytes(matrix);
+            if (room)
+                by_tiles(product, matrix, at, chunk * ROWS, room);
+            else
+                by_few(product, matrix, at, chunk * ROWS);
+        }
+        before += chunks;
+    }
+    free(room);
+}
+
+void multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y, int64_t y_row,
+              int adds, int threads) {
+    int64_t chunks = 0, work = 0, group = 0, columns = 0;
+    for (int number = 0; number < count; number++) {
+        chunks += (matrices[number].rows + ROWS - 1) / ROWS;
+        work += matrices[number].rows * matrices[number].columns * rows;
+        if (matrices[number].has_zero) group = matrices[number].group, columns = matrices[number].columns;
+    }
+    Product product = {matrices, x, NULL, y, x_row, y_row, rows, group ? columns / group : 0, adds};
+    float *sums = NULL;
+    if (group) {
+        sums = malloc(sizeof(float) * (size_t)(rows * product.sums_row));
+        if (!sums) abort();
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t number = 0; number < product.sums_row; number++) {
+                float sum = 0;
+                for (int64_t i = 0; i < group; i++) sum += x[row * x_row + number * group + i];
+                sums[row * product.sums_row + number] = sum;
+            }
+        product.sums = sums;
+    }
+    run(some_chunks, &product, chunks, 1 + chunks / (threads * 16), work < WORTH_SHARING ? 1 : threads);
+    free(sums);
+}
+
+/* y[rows, outputs] = x times the matrices. Those with zeros read the same columns of x in groups of the same size. */
+void loradesk_multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y,
+                       int64_t y_row, int threads) {
+    multiply(matrices, count, x, x_row, rows, y, y_row, 0, threads);
+}
+
+/* y += (x a' * factors) b': the adapters of the linears that read one x.
+
+   a: one matrix, [ranks, columns of x]; factors: for each rank, of a row each or, with factors_row 0, the same for all;
+   b: those of the linears, whose `input` is their first rank; inner: room for [rows, ranks]. */
+void loradesk_adapt(const float *x, int64_t x_row, int64_t rows, const Matrix *a, const float *factors,
+                    int64_t factors_row, const Matrix *b, int count, float *inner, float *y, int64_t y_row, int threads) {
+    multiply(a, 1, x, x_row, rows, inner, a->rows, 0, threads);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t rank = 0; rank < a->rows; rank++) inner[row * a->rows + rank] *= factors[row * factors_row + rank];
+    multiply(b, count, inner, a->rows, rows, y, y_row, 1, threads);
+}

@@ -1,0 +1,113 @@
+/* Quantized matrices from a GGUF file's blocks to the form in which they are multiplied, and rows of them to floats. */
+
+#include "blocks.h"
+#include "matrix.h"
+#include "pool.h"
+
+#include <stdbool.h>
+
+typedef struct {
+    const uint8_t *blocks;
+    int64_t row_bytes;
+    const Matrix *matrix;
+    uint8_t *to;
+    int type;
+} Packing;
+
+/* float32 to float16 where it is known to be one. */
+INLINE void put_scale(uint8_t *to, float value, int scale_bytes) {
+    if (scale_bytes == 4) {
+        memcpy(to, &value, 4);
+    } else {
+        _Float16 half = (_Float16)value;
+        memcpy(to, &half, 2);
+    }
+}
+
+/* Some rows of a block's worth of columns into their chunk. */
+INLINE void put(const Block *rows, int count, int size, const Matrix *matrix, uint8_t *to) {
+    int group = matrix->group, scale_bytes = matrix->scale_bytes;
+    for (int first = 0; first < size; first += group, to += group_bytes(matrix)) {
+        uint8_t *codes = to;
+        for (int row = 0; row < ROWS; row++)
+            put_scale(codes + row * scale_bytes, row < count ? rows[row].scale[first / group] : 0, scale_bytes);
+        codes += ROWS * scale_bytes;
+        if (matrix->has_zero) {
+            for (int row = 0; row < ROWS; row++)
+                put_scale(codes + row * scale_bytes, row < count ? rows[row].zero[first / group] : 0, scale_bytes);
+            codes += ROWS * scale_bytes;
+        }
+        if (matrix->kind == HALF_BYTES) {
+            for (int column = 0; column < group; column++)
+                for (int row = 0; row < ROWS / 2; row++) {
+                    int low = rows[row].codes[first + column] - matrix->lowest;
+                    int high = rows[row + ROWS / 2].codes[first + column] - matrix->lowest;
+                    codes[column * (ROWS / 2) + row] = (uint8_t)((low & 15) | high << 4);
+                }
+        } else {
+            for (int column = 0; column < group; column++)
+                for (int row = 0; row < ROWS; row++)
+                    codes[column * ROWS + row] = (uint8_t)rows[row].codes[first + column];
+        }
+    }
+}
+
+static void pack_chunks(void *job, int64_t first, int64_t last) {
+    const Packing *packing = job;
+    const Matrix *matrix = packing->matrix;
+    Block rows[ROWS];
+    memset(rows, 0, sizeof rows);
+    for (int64_t chunk = first; chunk < last; chunk++) {
+        const uint8_t *blocks = packing->blocks + chunk * ROWS * packing->row_bytes;
+        int64_t left = matrix->rows - chunk * ROWS;
+        int count = left < ROWS ? (int)left : ROWS;
+        uint8_t *to = packing->to + chunk * chunk_bytes(matrix);
+        switch (packing->type) {
+#define PACK(number, decode, size, bytes) \
+    case number: \
+        for (int64_t at = 0; at < matrix->columns; at += size, blocks += bytes) { \
+            for (int row = 0; row < count; row++) decode(blocks + row * packing->row_bytes, &rows[row]); \
+            put(rows, count, size, matrix, to); \
+            to += size / matrix->group * group_bytes(matrix); \
+        } \
+        break;
+            EVERY_TYPE(PACK)
+        }
+    }
+}
+
+/* Put a GGUF matrix into `to`, which has room for all chunks. `matrix` says its form. */
+void loradesk_pack(const uint8_t *blocks, int type, int64_t row_bytes, const Matrix *matrix, uint8_t *to, int threads) {
+    Packing packing = {blocks, row_bytes, matrix, to, type};
+    run(pack_chunks, &packing, (matrix->rows + ROWS - 1) / ROWS, 1, threads);
+}
+
+/* Rows of a quantized matrix as floats, [count, columns]: those that `wanted` names. */
+void loradesk_rows(const Matrix *matrix, const int64_t *wanted, int64_t count, float *to) {
+    int scale_bytes = matrix->scale_bytes;
+    for (int64_t number = 0; number < count; number++) {
+        const uint8_t *at = matrix->data + wanted[number] / ROWS * chunk_bytes(matrix);
+        int lane = (int)(wanted[number] % ROWS);
+        for (int64_t first = 0; first < matrix->columns; first += matrix->group, at += group_bytes(matrix)) {
+            const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
+            float scale, zero = 0;
+            if (scale_bytes == 2) {
+                scale = half_at(at + 2 * lane);
+                if (matrix->has_zero) zero = half_at(at + 2 * (ROWS + lane));
+            } else {
+                memcpy(&scale, at + 4 * lane, 4);
+                if (matrix->has_zero) memcpy(&zero, at + 4 * (ROWS + lane), 4);
+            }
+            for (int column = 0; column < matrix->group; column++) {
+                int code;
+                if (matrix->kind == HALF_BYTES) {
+                    int both = codes[column * (ROWS / 2) + lane % (ROWS / 2)];
+                    code = (lane < ROWS / 2 ? both & 15 : both >> 4) + matrix->lowest;
+                } else {
+                    code = (int8_t)codes[column * ROWS + lane];
+                }
+                *to++ = (float)code * scale + zero;
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+/* What a pass does between its products, in float32: norms, the MLP's gate, attention. Each in one call, where
+   torch takes several, and a call into torch takes longer than the work of one token. */
+
+#include "pool.h"
+#include "vector.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct {
+    float *hidden, *out;
+    const float *change, *weight;
+    int64_t size;
+    float eps;
+} Norm;
+
+static void norm_rows(void *item, int64_t first, int64_t last) {
+    const Norm *job = item;
+    int64_t size = job->size;
+    const float *weight = job->weight;
+    for (int64_t row = first; row < last; row++) {
+        float *hidden = job->hidden + row * size, *out = job->out + row * size;
+        const float *change = job->change + row * size;
+        Floats squares = {0};
+        int64_t at = 0;
+        for (; at + LANES <= size; at += LANES) {
+            Floats sum = load(hidden + at) + load(change + at);
+            store(hidden + at, sum);
+            squares += sum * sum;
+        }
+        float total = sum_of(squares);
+        for (; at < size; at++) {
+            hidden[at] += change[at];
+            total += hidden[at] * hidden[at];
+        }
+        float factor = 1.0f / sqrtf(total / (float)size + job->eps);
+        for (at = 0; at + LANES <= size; at += LANES) store(out + at, load(hidden + at) * factor * load(weight + at));
+        for (; at < size; at++) out[at] = hidden[at] * factor * weight[at];
+    }
+}
+
+/* hidden += change, and out = hidden / rms(hidden) * weight, for `rows` contiguous rows of `size`. */
+void loradesk_add_rms_norm(float *hidden, const float *change, const float *weight, float eps, float *out, int64_t rows,
+                           int64_t size, int threads) {
+    Norm job = {hidden, out, change, weight, size, eps};
+    run(norm_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);
+}
+
+typedef struct {
+    const float *both;
+    float *out;
+    int64_t both_row, size;
+} Gate;
+
+static void gate_rows(void *item, int64_t first, int64_t last) {
+    const Gate *job = item;
+    int64_t size = job->size;
+    for (int64_t row = first; row < last; row++) {
+        const float *both = job->both + row * job->both_row;
+        float *out = job->out + row * size;
+        int64_t at = 0;
+        for (; at + LANES <= size; at += LANES) {
+            Floats gate = load(both + at);
+            store(out + at, gate / (1.0f + exp_of(-gate)) * load(both + size + at));
+        }
+        for (; at < size; at++) out[at] = both[at] / (1.0f + expf(-both[at])) * both[size + at];
+    }
+}
+
+/* out = silu(gate) * up. both: [rows, 2 * size], gate first. */
+void loradesk_silu_product(const float *both, int64_t both_row, float *out, int64_t rows, int64_t size, int threads) {
+    Gate job = {both, out, both_row, size};
+    run(gate_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);
+}
+
+/* Rows that continue one sequence, as in batch.py. */
+typedef struct {
+    int64_t slot, start, length, past;
+} Segment;
+
+typedef struct {
+    const float *q, *k, *v, *cos, *sin;
+    float *keys, *values, *out;
+    const Segment *segments;
+    int64_t q_row, k_row, v_row, slot_size, head_size; /* of the cache: numbers between slots, between heads */
+    int64_t heads, kv_heads, dim, rotary, window;
+    float scale, limit;
+} Attention;
+
+/* The first `rotary` numbers of a head turned; the signs of the first half's sines are in the table. */
+INLINE void rotate(const Attention *job, const float *from, int64_t position, float *to) {
+    const float *cos = job->cos + position * job->rotary, *sin = job->sin + position * job->rotary;
+    int64_t half = job->rotary / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float first = from[i], second = from[half + i];
+        to[i] = first * cos[i] + second * sin[i];
+        to[half + i] = second * cos[half + i] + first * sin[half + i];
+    }
+    for (int64_t i = job->rotary; i < job->dim; i++) to[i] = from[i];
+}
+
+/* Queries rotated into the output, where they wait; keys rotated and values into the cache. */
+static void rotate_rows(void *item, int64_t begin, int64_t end) {
+    const Attention *job = item;
+    int64_t dim = job->dim;
+    for (const Segment *segment = job->segments; segment->start < end; segment++) {
+        int64_t last = segment->start + segment->length < end ? segment->start + segment->length : end;
+        for (int64_t row = begin > segment->start ? begin : segment->start; row < last; row++) {
+            int64_t position = segment->past + row - segment->start;
+            for (int64_t head = 0; head < job->heads; head++)
+                rotate(job, job->q + row * job->q_row + head * dim, position, job->out + (row * job->heads + head) * dim);
+            for (int64_t head = 0; head < job->kv_heads; head++) {
+                int64_t place = segment->slot * job->slot_size + head * job->head_size + position * dim;
+                rotate(job, job->k + row * job->k_row + head * dim, position, job->keys + place);
+                memcpy(job->values + place, job->v + row * job->v_row + head * dim, sizeof(float) * (size_t)dim);
+            }
+        }
+        if (last == end) return;
+    }
+}
+
+/* One head of one row over `count` keys. q becomes what it attends to; scores: room for `count`. */
+INLINE void attend_one(const Attention *job, float *q, const float *keys, const float *values, int64_t count,
+                       float *scores) {
+    int64_t dim = job->dim;
+    float most = -INFINITY;
+    for (int64_t at = 0; at < count; at++) {
+        float score = dot(q, keys + at * dim, dim) * job->scale;
+        if (job->limit > 0) score = job->limit * tanhf(score / job->limit);
+        scores[at] = score;
+        most = score > most || isnan(score) ? score : most;
+    }
+    Floats sums = {0};
+    int64_t at = 0;
+    for (; at + LANES <= count; at += LANES) {
+        Floats weights = exp_of(load(scores + at) - most);
+        store(scores + at, weights);
+        sums += weights;
+    }
+    float sum = sum_of(sums);
+    for (; at < count; at++) sum += scores[at] = expf(scores[at] - most);
+    float factor = 1.0f / sum;
+    int64_t first = 0;
+    for (; first + 4 * LANES <= dim; first += 4 * LANES) {
+        Floats totals[4] = {{0}, {0}, {0}, {0}};
+        for (at = 0; at < count; at++)
+            for (int part = 0; part < 4; part++)
+                totals[part] += scores[at] * load(values + at * dim + first + part * LANES);
+        for (int part = 0; part < 4; part++) store(q + first + part * LANES, totals[part] * factor);
+    }
+    for (; first < dim; first++) {
+        float total = 0;
+        for (at = 0; at < count; at++) total += scores[at] * values[at * dim + first];
+        q[first] = total * factor;
+    }
+}
+
+/* One head of up to LANES rows that follow each other, a row to a lane. The first one is at `position`; keys and values
+   are those from position `begin` on. q and what replaces it: `rows` rows, q_row apart. scores: room for LANES numbers for
+   each key. */
+INLINE void attend_lanes(const Attention *job, float *q, int64_t q_row, int rows, const float *keys, const float *values,
+                         int64_t position, int64_t begin, float *turned, float *scores) {
+    int64_t dim = job->dim, count = position + rows - begin;
+    Ints positions;
+    for (int lane = 0; lane < LANES; lane++) {
+        int row = lane < rows ? lane : rows - 1;
+        positions[lane] = (int32_t)(position - begin + row);
+        for (int64_t i = 0; i < dim; i++) turned[i * LANES + lane] = q[row * q_row + i] * job->scale;
+    }
+    Floats most = all_of(-INFINITY);
+    int64_t at = 0;
+    for (; at < count; at += 4) {
+        const float *key = keys + at * dim;
+        int64_t second = at + 1 < count ? dim : 0, third = at + 2 < count ? 2 * dim : 0, fourth = at + 3 < count ? 3 * dim : 0;
+        Floats four[4] = {{0}, {0}, {0}, {0}};
+        for (int64_t i = 0; i < dim; i++) {
+            Floats query = load(turned + i * LANES);
+            four[0] += query * key[i];
+            four[1] += query * key[second + i];
+            four[2] += query * key[third + i];
+            four[3] += query * key[fourth + i];
+        }
+        for (int part = 0; part < 4 && at + part < count; part++) {
+            Floats score = four[part];
+            if (job->limit > 0)
+                for (int lane = 0; lane < LANES; lane++) score[lane] = job->limit * tanhf(score[lane] / job->limit);
+            Ints key_at = (Ints){0} + (int32_t)(at + part);
+            Ints hidden = key_at > positions;
+            if (job->window > 0) hidden |= key_at <= positions - (int32_t)job->window;
+            score = chosen(hidden, all_of(-INFINITY), score);
+            store(scores + (at + part) * LANES, score);
+            most = chosen(score > most, score, most);
+        }
+    }
+    Floats sum = {0};
+    for (at = 0; at < count; at++) {
+        Floats score = load(scores + at * LANES);
+        Floats weight = chosen(score < -3e38f, all_of(0), exp_of(score - most));
+        store(scores + at * LANES, weight);
+        sum += weight;
+    }
+    Floats factor = 1.0f / sum;
+    int64_t first = 0;
+    for (; first + 8 <= dim; first += 8) {
+        Floats totals[8];
+        for (int part = 0; part < 8; part++) totals[part] = (Floats){0};
+        for (at = 0; at < count; at++) {
+            Floats weight = load(scores + at * LANES);
+            for (int part = 0; part < 8; part++) totals[part] += weight * values[at * dim + first + part];
+        }
+        for (int part = 0; part < 8; part++) store(turned + (first + part) * LANES, totals[part] * factor);
+    }
+    for (; first < dim; first++) {
+        Floats total = {0};
+        for (at = 0; at < count; at++) total += load(scores + at * LANES) * values[at * dim + first];
+        store(turned + first * LANES, total * factor);
+    }
+    for (int row = 0; row < rows; row++)
+        for (int64_t i = 0; i < dim; i++) q[row * q_row + i] = turned[i * LANES + row];
+}
+
+/* Items are blocks of up to LANES rows of one segment, each for one head; the heads of a block follow each other. */
+static void some_heads(void *item, int64_t first, int64_t last) {
+    const Attention *job = item;
+    int64_t dim = job->dim, group = job->heads / job->kv_heads, q_row = job->heads * dim, before = 0;
+    float *room = NULL;
+    size_t size = 0;
+    for (const Segment *segment = job->segments; before < last; segment++) {
+        int64_t items = (segment->length + LANES - 1) / LANES * job->heads;
+        for (int64_t number = first > before ? first - before : 0; number < items && before + number < last; number++) {
+            int64_t start = number / job->heads * LANES, head = number % job->heads;
+            int rows = (int)(segment->length - start < LANES ? segment->length - start : LANES);
+            int64_t position = segment->past + start;
+            int64_t begin = job->window > 0 && position >= job->window ? position - job->window + 1 : 0;
+            size_t needed = (size_t)(LANES * (dim + position + rows - begin));
+            if (needed > size) {
+                free(room);
+                size = needed;
+                room = aligned_alloc(64, (sizeof(float) * size + 63) / 64 * 64);
+                if (!room) abort(); /* a few kilobytes: nothing goes on without them */
+            }
+            int64_t place = segment->slot * job->slot_size + head / group * job->head_size + begin * dim;
+            float *q = job->out + ((segment->start + start) * job->heads + head) * dim;
+            if (rows == 1)
+                attend_one(job, q, job->keys + place, job->values + place, position + 1 - begin, room);
+            else
+                attend_lanes(job, q, q_row, rows, job->keys + place, job->values + place, position, begin, room,
+                             room + LANES * dim);
+        }
+        before += items;
+    }
+    free(room);
+}
+
+/* Rotate, write keys and values into the cache, attend causally over all that each segment's slot holds.
+
+   q [rows, heads, dim], k and v [rows, kv_heads, dim], not rotated yet, with their rows so many numbers apart; cos, sin
+   [positions, rotary]; keys, values: one layer of the cache. window 0: all; limit 0: no soft cap. out: contiguous. */
+void loradesk_attend(const float *q, int64_t q_row, const float *k, int64_t k_row, const float *v, int64_t v_row,
+                     const float *cos, const float *sin, int64_t rotary, float *keys, float *values, int64_t slot_size,
+                     int64_t head_size, const Segment *segments, int count, int64_t heads, int64_t kv_heads, int64_t dim,
+                     float scale, int64_t window, float limit, float *out, int threads) {
+    Attention job = {.q = q, .k = k, .v = v, .cos = cos, .sin = sin, .keys = keys, .values = values, .out = out,
+                     .segments = segments, .q_row = q_row, .k_row = k_row, .v_row = v_row, .slot_size = slot_size,
+                     .head_size = head_size, .heads = heads, .kv_heads = kv_heads, .dim = dim, .rotary = rotary,
+                     .window = window, .scale = scale, .limit = limit};
+    int64_t rows = 0, items = 0, seen = 0;
+    for (int number = 0; number < count; number++) {
+        rows += segments[number].length;
+        items += (segments[number].length + LANES - 1) / LANES * heads;
+        seen += segments[number].length * (segments[number].past + segments[number].length);
+    }
+    run(rotate_rows, &job, rows, 1 + rows / (threads * 4), rows * heads * dim < WORTH_SHARING ? 1 : threads);
+    run(some_heads, &job, items, 1, seen * heads * dim < WORTH_SHARING ? 1 : threads);
+}

@@ -1,0 +1,152 @@
+/* Vectors of floats, as wide as the processor that the file is compiled for has them. GCC and Clang. */
+
+#ifndef LORADESK_VECTOR_H
+#define LORADESK_VECTOR_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+typedef int8_t SignedBytes __attribute__((vector_size(LANES)));
+
+INLINE Floats load(const float *from) {
+    Floats values;
+    memcpy(&values, from, sizeof values);
+    return values;
+}
+
+INLINE void store(float *to, Floats values) { memcpy(to, &values, sizeof values); }
+
+INLINE Floats all_of(float value) { return value - (Floats){0}; }
+
+/* The first where `mask` is set, else the second. */
+INLINE Floats chosen(Ints mask, Floats first, Floats second) {
+    Ints first_bits, second_bits, bits;
+    memcpy(&first_bits, &first, sizeof first);
+    memcpy(&second_bits, &second, sizeof second);
+    bits = (mask & first_bits) | (~mask & second_bits);
+    memcpy(&first, &bits, sizeof bits);
+    return first;
+}
+
+INLINE float sum_of(Floats values) {
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)values);
+#elif LANES == 8
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)values), _mm256_extractf128_ps((__m256)values, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+    return (values[0] + values[2]) + (values[1] + values[3]);
+#endif
+}
+
+/* GCC takes apart what widens by more than twice, so the instructions are named where there are any. */
+INLINE Ints bytes_at(const uint8_t *from) {
+#if LANES == 16
+    return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+#elif LANES == 8
+    return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+#else
+    Bytes bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, Ints);
+#endif
+}
+
+INLINE Floats signed_bytes_at(const uint8_t *from) {
+#if LANES == 16
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#elif LANES == 8
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+#else
+    SignedBytes bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
+#endif
+}
+
+/* float16 numbers. */
+INLINE Floats halves_at(const uint8_t *from) {
+#if LANES == 16
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+#elif LANES == 8
+    return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+#else
+    Floats values;
+    for (int lane = 0; lane < LANES; lane++) {
+        _Float16 half;
+        memcpy(&half, from + 2 * lane, sizeof half);
+        values[lane] = (float)half;
+    }
+    return values;
+#endif
+}
+
+/* bfloat16 numbers: the upper halves of float32 ones. */
+INLINE Floats bfloats_at(const uint8_t *from) {
+    Ints bits;
+#if LANES == 16
+    bits = (Ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)) << 16;
+#elif LANES == 8
+    bits = (Ints)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)) << 16;
+#else
+    for (int lane = 0; lane < LANES; lane++) {
+        uint16_t half;
+        memcpy(&half, from + 2 * lane, sizeof half);
+        bits[lane] = (int32_t)((uint32_t)half << 16);
+    }
+#endif
+    Floats values;
+    memcpy(&values, &bits, sizeof values);
+    return values;
+}
+
+/* e to the power of each, to two units in the last place: 2^n times a polynomial of the rest (as in Cephes' expf). */
+INLINE Floats exp_of(Floats x) {
+    x = chosen(x < -87.0f, all_of(-87.0f), x);
+    x = chosen(x > 88.0f, all_of(88.0f), x);
+    Floats whole = x * 1.44269504088896341f + 12582912.0f - 12582912.0f; /* 1.5 * 2^23: rounds to a whole number */
+    Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Floats power = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * (rest * rest) + rest + 1.0f;
+    Ints scale = (__builtin_convertvector(whole, Ints) + 127) << 23;
+    Floats two_to_whole;
+    memcpy(&two_to_whole, &scale, sizeof scale);
+    return power * two_to_whole;
+}
+
+/* The product of two rows of `count` numbers. */
+INLINE float dot(const float *a, const float *b, int64_t count) {
+    Floats even = {0}, odd = {0};
+    int64_t at = 0;
+    for (; at + 2 * LANES <= count; at += 2 * LANES) {
+        even += load(a + at) * load(b + at);
+        odd += load(a + at + LANES) * load(b + at + LANES);
+    }
+    float sum = sum_of(even + odd);
+    for (; at < count; at++) sum += a[at] * b[at];
+    return sum;
+}
+
+#endif
