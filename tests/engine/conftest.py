@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,24 @@ import torch
 from support import tiny
 
 from loradesk_engine.commands import LoadSettings
+from loradesk_engine.model import kernels, quantized
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it saves
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The compiled kernels do what they can, and torch does all of it."""
+    if request.param == "torch":
+        monkeypatch.setattr(quantized, "library", lambda: None)
+        monkeypatch.setattr(kernels, "step_kernels", lambda device, dtype: None)
+        yield
+        return
+    step = kernels.step_kernels(torch.device("cpu"), torch.float32)
+    if step is None:
+        pytest.skip("the kernels were not compiled: no C compiler, or a processor without AVX2")
+    with kernels.used(step):
+        yield
 
 
 @dataclass(frozen=True)

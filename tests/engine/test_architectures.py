@@ -19,6 +19,8 @@ from loradesk_engine.formats.config import parse_config
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 TOLERANCE = 1e-4
 SCALINGS = 1e-5
 LENGTHS = (37, 5, 20)  # a ragged batch

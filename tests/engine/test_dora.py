@@ -29,6 +29,8 @@ from loradesk_engine.model.bnb import bnb_linear, quantize
 from loradesk_engine.model.linear import DenseLinear, Linear
 from loradesk_engine.model.quantized import PackedLinear, PackedMatrix
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 LOGITS = 1e-4
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 IDS = torch.randint(0, 256, (2, 30), generator=torch.Generator().manual_seed(3))
@@ -222,6 +224,7 @@ def test_a_removed_one_leaves_nothing(base: Path, tmp_path: Path, trained: dict[
     assert torch.equal(logits_of(engine, [1.0]), logits_of(load(base, plain.folder), [1.0]))
 
 
+@pytest.mark.parametrize("both_paths", ["torch"], indirect=True)  # the kernels compute in float32
 def test_bfloat16_is_as_near_to_float32_as_pefts(base: Path, tmp_path: Path) -> None:
     model = train(base, tmp_path / "a", use_dora=True)
     engine = load(base, tmp_path / "a", dtype="bfloat16")
@@ -237,7 +240,7 @@ def test_bfloat16_is_as_near_to_float32_as_pefts(base: Path, tmp_path: Path) -> 
 def test_on_a_packed_base_it_equals_peft_on_the_dequantized_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "SMALL_MODEL", 0)
+    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: True)
     model = tiny.make_llama(tmp_path / "base")
     model.load_state_dict(gguf_files.write(model, tmp_path / "m.gguf", "llama", "Q4_0"), strict=False)
     model.save_pretrained(tmp_path / "base")

@@ -81,7 +81,7 @@ def test_every_shape_of_a_decoder(name: str, changes: dict[str, object], tmp_pat
 @pytest.mark.parametrize("packed", [False, True], ids=["dequantized once", "packed"])
 def test_gguf(zoo, kind: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     for module in (engine_module, weights_module):
-        monkeypatch.setattr(module, "SMALL_MODEL", 0 if packed else 10**9)
+        monkeypatch.setattr(module, "keeps_packed", lambda parameters, device: packed)
     model = transformers.LlamaForCausalLM.from_pretrained(zoo.base, dtype=torch.float32)
     gguf_files.write(model, tmp_path / "m.gguf", "llama", kind)
     settings = LoadSettings(base=str(tmp_path / "m.gguf"))

@@ -21,6 +21,8 @@ from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.quantized import PackedLinear
 from loradesk_resources import resource_path
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 DEMO = resource_path("demo")
 IDS = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(3))
 ROPE3 = {
@@ -91,11 +93,11 @@ def test_every_architecture_equals_transformers(architecture: str, tmp_path: Pat
 def test_quantized_files_equal_transformers_on_the_dequantized_weights(
     kind: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "SMALL_MODEL", 0 if packed else 10**9)
+    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: packed)
     model = make("llama", tmp_path / "m.gguf", kind)
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     quantized = kind not in ("F16", "BF16")
-    assert isinstance(engine.decoder.linears[0], PackedLinear) == (packed and quantized)
+    assert (engine.decoder.linears[0].dtype is None) == (packed and quantized)
     with torch.inference_mode():
         expected = model(IDS[None]).logits[0]
     torch.testing.assert_close(logits_of(engine), expected, atol=1e-4, rtol=0)
@@ -103,7 +105,7 @@ def test_quantized_files_equal_transformers_on_the_dequantized_weights(
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dequantized once", "packed"])
 def test_quantized_experts_equal_transformers(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "SMALL_MODEL", 0 if packed else 10**9)
+    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: packed)
     model = make("mixtral", tmp_path / "m.gguf", "Q8_0")
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     assert any(isinstance(linear, PackedLinear) for linear in engine.decoder.linears) == packed
@@ -117,7 +119,7 @@ def test_a_lora_on_a_packed_base_equals_peft_on_the_dequantized_one(
 ) -> None:
     from peft import PeftModel
 
-    monkeypatch.setattr(engine_module, "SMALL_MODEL", 0)
+    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: True)
     model = make("llama", tmp_path / "m.gguf", "Q4_0")
     model.save_pretrained(tmp_path / "base")
     tiny.make_lora(tmp_path / "base", tmp_path / "lora", 3)

@@ -20,6 +20,8 @@ from loradesk_engine.formats.peft import PLAIN_VALUES, read_adapter
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 LOGITS = 1e-4
 IDS = torch.randint(0, 256, (32,), generator=torch.Generator().manual_seed(3))
 SUPPORTED = {

@@ -12,6 +12,8 @@ from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 LOGITS = 1e-4
 SCALINGS = 1e-5
 IDS = torch.randint(0, 256, (48,), generator=torch.Generator().manual_seed(3))
@@ -90,6 +92,7 @@ def test_llama_equals_transformers(tmp_path: Path, changes: dict[str, object], p
     torch.testing.assert_close(logits_of(engine, IDS, pieces), expected, atol=LOGITS, rtol=0)
 
 
+@pytest.mark.parametrize("both_paths", ["torch"], indirect=True)  # the kernels compute in float32
 def test_bfloat16_is_near_float32(tmp_path: Path) -> None:
     reference = tiny.make_llama(tmp_path, initializer_range=0.05)
     engine = EngineCore.load(LoadSettings(base=str(tmp_path), dtype="bfloat16"))
@@ -185,9 +188,10 @@ def test_xlora_equals_peft(zoo, tmp_path: Path, options: dict[str, object]) -> N
     names = ["adapter_1", "adapter_10", "adapter_2"]
     peft = tiny.make_xlora(zoo.base, tmp_path / "peft", [zoo.adapters[name] for name in names], **options)
     with torch.inference_mode():
-        expected = peft(input_ids=IDS[None]).logits[0]
+        # in float64: the rounding of two float32 models adds up to what is allowed
+        expected = peft.double()(input_ids=IDS[None]).logits[0].float()
         # PEFT stores what the classifier gives; top-k is taken later, in each linear
-        raw = peft.base_model.internal_xlora_scalings[0]
+        raw = peft.base_model.internal_xlora_scalings[0].float()
     tiny.to_xlora_form(tmp_path / "peft", tmp_path / "xlora", {name: zoo.adapters[name] for name in names})
     for settings in (
         LoadSettings(base=str(zoo.base), mode="xlora", xlora=str(tmp_path / "peft"), dtype="float32"),
@@ -204,7 +208,7 @@ def test_xlora_equals_peft(zoo, tmp_path: Path, options: dict[str, object]) -> N
         with torch.inference_mode():
             scalings = engine.classifier(hidden_states(engine, IDS, [48], None))
             if options.get("top_k_lora") is None:
-                torch.testing.assert_close(scalings, raw, atol=SCALINGS, rtol=0)
+                torch.testing.assert_close(scalings, raw, atol=SCALINGS, rtol=2e-5)
             else:
                 assert torch.equal((scalings != 0).sum(-1), torch.full(scalings.shape[:-1], 2))
         actual = logits_of(engine, IDS, [48], scalings)

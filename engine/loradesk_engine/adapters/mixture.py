@@ -21,7 +21,7 @@ from loradesk_engine.adapters.shift import Shift, gain_of, shift_of
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.formats.peft import PeftAdapter
 from loradesk_engine.model import kernels
-from loradesk_engine.model.linear import DenseLinear, Projection, joined
+from loradesk_engine.model.linear import Linear, Projection, joined, row_slices
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
 
@@ -320,10 +320,8 @@ class Mixture:
         for copied, name in adapter.base_copies.items():
             path, _, kind = copied.rpartition(".")
             linear = self._by_path.get(path)
-            own = linear.bias if linear is not None and kind == "bias" else None
-            if isinstance(linear, DenseLinear) and kind == "weight":
-                own = linear.weight
-            if own is None or not _same(adapter.tensor(name), own):
+            copy = adapter.tensor(name)
+            if linear is None or not (_same_weight(copy, linear) if kind == "weight" else _same(copy, linear.bias)):
                 what = "matrix" if kind == "weight" else "bias"
                 raise AdapterError(
                     f"The adapter brings a {what} of its own that differs from the base model's.",
@@ -517,9 +515,17 @@ def _refuse_endless(gain: Tensor, adapter: PeftAdapter, magnitude: str) -> None:
         )
 
 
-def _same(copy: Tensor, weight: Tensor) -> bool:
+def _same(copy: Tensor, own: Tensor | None) -> bool:
     """Whether they are equal up to the rounding of the type the model is held in."""
-    return copy.shape == weight.shape and torch.equal(copy.to(weight.device, weight.dtype), weight)
+    return own is not None and copy.shape == own.shape and torch.equal(copy.to(own.device, own.dtype), own)
+
+
+def _same_weight(copy: Tensor, linear: Linear) -> bool:
+    """The same for a linear's weight; one that is quantized is never the same."""
+    if linear.dtype is None or copy.shape != (linear.out_features, linear.in_features):
+        return False
+    parts = zip(row_slices(*copy.shape), linear.weight_slices(), strict=True)
+    return all(torch.equal(copy[rows].to(own.device, linear.dtype).float(), own) for rows, own in parts)
 
 
 def _other_base(adapter: PeftAdapter) -> str:

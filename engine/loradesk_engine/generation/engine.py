@@ -46,7 +46,9 @@ from loradesk_engine.model.base import BaseSource, read_base
 from loradesk_engine.model.bnb import cpu_warning
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.model.decoder import Decoder
-from loradesk_engine.model.device import SMALL_MODEL, choose_context, choose_device, choose_dtype, set_threads
+from loradesk_engine.model.device import choose_context, choose_device, set_threads
+from loradesk_engine.model.estimate import choose_type
+from loradesk_engine.model.quantized import keeps_packed
 
 MAX_SEQUENCES = 32
 STEP_TOKENS = 512
@@ -521,7 +523,7 @@ def _load_base(
     progress: Progress,
     previous: _Base | None,
 ) -> _Base:
-    dtype = choose_dtype(settings.dtype, device, source.parameters, psutil.virtual_memory().available)
+    dtype = choose_type(settings.dtype, source, device, psutil.virtual_memory().available)
     origin = _origin(source, context, device, dtype)
     if previous is not None and previous.origin == origin:
         return previous
@@ -539,8 +541,7 @@ def _load_base(
         device=device,
         dtype=dtype,
         context=context,
-        # a small model is fast rather than smaller still
-        keep_packed=source.parameters >= SMALL_MODEL,
+        keep_packed=keeps_packed(source.parameters, device),
         progress=lambda fraction: progress("Loading the base model", fraction),
     )
     if previous is not None:

@@ -103,6 +103,7 @@ class FourBitLinear:
     """A linear in NF4 or FP4. bias: [out] or None; compute: the type of its products."""
 
     is_native = False
+    dtype = None
 
     def __init__(
         self,
@@ -157,6 +158,7 @@ class EightBitLinear:
     """
 
     is_native = False
+    dtype = None
 
     def __init__(
         self, path: str, index: int, values: Tensor, scales: Tensor, bias: Tensor | None = None, *, threshold: float

@@ -25,6 +25,7 @@ from loradesk_engine.model.linear import (
     fuse,
 )
 from loradesk_engine.model.mlp import Activation, ExpertsMlp, GatedMlp, Mlp, PlainMlp
+from loradesk_engine.model.native.matrix import NativeMatrix
 from loradesk_engine.model.norm import LayerNorm, Norm, PlusOneRmsNorm, RmsNorm
 from loradesk_engine.model.quantized import (
     GgufWeights,
@@ -33,6 +34,7 @@ from loradesk_engine.model.quantized import (
     PackedMatrix,
     QuantizedMatrix,
     fuse_packed,
+    goes_native,
 )
 
 # Old checkpoints carry tables that are computed from the config today.
@@ -206,11 +208,18 @@ class _Builder:
             packed = packed.to(self.device)  # rows are looked up in the blocks as they are
             self.note(name, packed.rows * packed.columns, packed.nbytes)
             return PackedEmbedding(packed, self.dtype), None
+        stored = self.read(name, *shape)
+        if goes_native(stored.dtype, self.dtype, self.device):
+            if not self.config.tie_embeddings:
+                self.note(name, stored.numel(), stored.nbytes)
+                return DenseEmbedding(stored, self.dtype), None
+            held = self.hold_plain(name, stored)
+            return PackedEmbedding(held, self.dtype), held
         matrix = self.take(name, *shape)
         if not self.config.tie_embeddings:
-            return DenseEmbedding(matrix), None
+            return DenseEmbedding(matrix, self.dtype), None
         matrix = fast_layout(matrix)  # one matrix for both, so in the layout of the one that costs more
-        return DenseEmbedding(matrix), matrix
+        return DenseEmbedding(matrix, self.dtype), matrix
 
     def linear(self, path: str, in_features: int, out_features: int, bias: bool) -> Linear:
         name, index = f"{path}.weight", self.index[path]
@@ -219,10 +228,17 @@ class _Builder:
         if packed is not None:
             self.linears[index] = PackedLinear(path, index, self.hold(name, packed), added)
         else:
-            self.linears[index] = self.bnb_linear(path, (out_features, in_features), added) or DenseLinear(
-                path, index, fast_layout(self.take(name, out_features, in_features)), added
+            self.linears[index] = self.bnb_linear(path, (out_features, in_features), added) or self.plain_linear(
+                path, (out_features, in_features), added
             )
         return self.linears[index]
+
+    def plain_linear(self, path: str, shape: tuple[int, int], bias: Tensor | None) -> Linear:
+        name, index = f"{path}.weight", self.index[path]
+        stored = self.read(name, *shape)
+        if goes_native(stored.dtype, self.dtype, self.device):
+            return PackedLinear(path, index, self.hold_plain(name, stored), bias)
+        return DenseLinear(path, index, fast_layout(self.take(name, *shape)), bias)
 
     def bnb_linear(self, path: str, shape: tuple[int, int], bias: Tensor | None) -> Linear | None:
         """The linear in bitsandbytes' form; None where it is not quantized."""
@@ -278,6 +294,12 @@ class _Builder:
         """A quantized matrix on the model's device, in the form that is quick there."""
         held = packed.on(self.device)
         self.note(name, packed.rows * packed.columns, held.nbytes)
+        return held
+
+    def hold_plain(self, name: str, matrix: Tensor) -> NativeMatrix:
+        """A matrix of plain numbers as they are, for the kernels of the CPU."""
+        held = NativeMatrix.of_plain(matrix)
+        self.note(name, matrix.numel(), held.nbytes)
         return held
 
     def refuse_missing(self, name: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loradesk_engine.formats.config import ModelConfig
+from loradesk_engine.model import kernels
 from loradesk_engine.model.attention import attend
 from loradesk_engine.model.batch import Batch, Delta
 from loradesk_engine.model.cache import KVCache
@@ -102,7 +103,8 @@ class Decoder:
 
         The cache must have room for every segment (`cache.reserve`); a batch with `slots` needs `reserve` first.
         """
-        config, delta = self.config, batch.delta
+        config, delta, step = self.config, batch.delta, kernels.in_use()
+        assert step is None or step.dtype in (None, self.dtype), "kernels of another type write beyond their tensors"
         longest = max((segment.past + segment.length for segment in batch.segments), default=0)
         self.reserve(longest)
         hidden = self.embedding(batch.token_ids)  # [rows, hidden]

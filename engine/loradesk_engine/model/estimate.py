@@ -13,9 +13,10 @@ from loradesk_engine.model.base import BaseSource
 from loradesk_engine.model.bnb import BLOCK, quantized_while_loading
 from loradesk_engine.model.build import IGNORED_ENDINGS
 from loradesk_engine.model.cache import KVCache
-from loradesk_engine.model.device import SMALL_MODEL
+from loradesk_engine.model.device import choose_dtype
 from loradesk_engine.model.linear import SLICE_VALUES
-from loradesk_engine.model.quantized import PLAIN_TYPES, held_nbytes
+from loradesk_engine.model.native.matrix import plain_nbytes
+from loradesk_engine.model.quantized import PLAIN_TYPES, goes_native, held_nbytes, keeps_packed
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,26 @@ def estimate_weights(source: BaseSource, device: torch.device, dtype: torch.dtyp
             nbytes += tensor.nbytes if bnb.stored else _bnb_bytes(tensor, bnb)
             kinds[bnb.kind] = kinds.get(bnb.kind, 0) + tensor.nbytes
             largest = max(largest, tensor.count * (2 if bnb.stored and bnb.bits == 4 else 1))
-        elif _stays_packed(tensor, source):
+        elif _stays_packed(tensor, source, device):
             rows, columns = tensor.shape
             looked_up = tensor.name == "model.embed_tokens.weight" and not source.config.tie_embeddings
             nbytes += tensor.nbytes if looked_up else held_nbytes(tensor.kind, rows, columns, device)
             kinds[tensor.kind] = kinds.get(tensor.kind, 0) + tensor.nbytes
             largest = max(largest, tensor.count)
+        elif _goes_native(tensor, dtype, device):
+            looked_up = tensor.name == "model.embed_tokens.weight" and not source.config.tie_embeddings
+            nbytes += tensor.nbytes if looked_up else plain_nbytes(PLAIN_TYPES[tensor.kind], *tensor.shape)
         else:
             nbytes += tensor.count * dtype.itemsize
     kind = max(kinds, key=lambda kind: kinds[kind]) if kinds else str(dtype).removeprefix("torch.")
     return WeightsEstimate(kind, nbytes, min(SLICE_VALUES, largest) * (4 + dtype.itemsize))
+
+
+def choose_type(name: str, source: BaseSource, device: torch.device, free_bytes: int) -> torch.dtype:
+    """The type in which a model computes; see `choose_dtype`."""
+    in_float32 = estimate_weights(source, torch.device("cpu"), torch.float32).nbytes
+    stored = sum(tensor.nbytes for tensor in _loaded(source))
+    return choose_dtype(name, device, in_float32, stored, free_bytes)
 
 
 def estimate_cache(config: ModelConfig, dtype: torch.dtype, context: int) -> int:
@@ -70,10 +81,15 @@ def _loaded(source: BaseSource) -> list[StoredTensor]:
     return [tensor for tensor in source.tensors() if tensor.name != tied and not tensor.name.endswith(IGNORED_ENDINGS)]
 
 
-def _stays_packed(tensor: StoredTensor, source: BaseSource) -> bool:
+def _goes_native(tensor: StoredTensor, dtype: torch.dtype, device: torch.device) -> bool:
+    plain = PLAIN_TYPES.get(tensor.kind)
+    return plain is not None and len(tensor.shape) == 2 and goes_native(plain, dtype, device)
+
+
+def _stays_packed(tensor: StoredTensor, source: BaseSource, device: torch.device) -> bool:
     """Whether a matrix of a GGUF file stays quantized."""
     quantized = source.quantized == "gguf" and tensor.kind not in PLAIN_TYPES and len(tensor.shape) == 2
-    return quantized and source.parameters >= SMALL_MODEL
+    return quantized and keeps_packed(source.parameters, device)
 
 
 # --- bitsandbytes -----------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ class Linear(Protocol):
         index: its place among the model's linears, in registration order; adapters are found by it.
         bias: [out_features] or None.
         nbytes: memory its weights hold.
+        dtype: of its weight's numbers; None: it is quantized.
         is_native: whether the compiled kernels multiply it.
     """
 
@@ -35,6 +36,9 @@ class Linear(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def dtype(self) -> torch.dtype | None: ...
 
     @property
     def is_native(self) -> bool: ...
@@ -80,6 +84,10 @@ class DenseLinear:
         self.out_features, self.in_features = weight.shape
 
     @property
+    def dtype(self) -> torch.dtype | None:
+        return self.weight.dtype
+
+    @property
     def nbytes(self) -> int:
         return self.weight.nbytes + (self.bias.nbytes if self.bias is not None else 0)
 
@@ -97,13 +105,14 @@ class Embedding(Protocol):
 
 
 class DenseEmbedding:
-    """An embedding that holds its matrix as it is. weight: [vocab, hidden]"""
+    """An embedding that holds its matrix as it is, in any type; gives vectors of `dtype`. weight: [vocab, hidden]"""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self._weight = weight
+        self._dtype = dtype
 
     def __call__(self, token_ids: Tensor) -> Tensor:
-        return F.embedding(token_ids, self._weight)
+        return F.embedding(token_ids, self._weight).to(self._dtype)
 
 
 class Projection:

@@ -10,17 +10,21 @@ from torch import Tensor
 
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.model.dequantize import dequantize
+from loradesk_engine.model.device import SMALL_MODEL
 from loradesk_engine.model.linear import row_slices
 from loradesk_engine.model.native.library import library
-from loradesk_engine.model.native.matrix import NativeMatrix, NativeProduct, native_nbytes
+from loradesk_engine.model.native.matrix import PLAIN, NativeMatrix, NativeProduct, native_nbytes
 from loradesk_engine.model.planes import PlaneMatrix, planes_nbytes
 from loradesk_engine.model.table import TableMatrix, table_nbytes
 
-PLAIN_TYPES = ("F32", "F16", "BF16")
+PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Plain numbers, as GGUF and safetensors call them."""
 
 
 class GgufWeights(Mapping[str, Tensor]):
-    """The tensors of a GGUF file under Hugging Face's names, dequantized to float32 when asked for."""
+    """The tensors of a GGUF file under Hugging Face's names: plain ones as they are, others dequantized to float32 when
+    asked for.
+    """
 
     def __init__(self, model: GgufModel) -> None:
         self._model = model
@@ -38,6 +42,8 @@ class GgufWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         stored = self._model.stored(name)
         raw = torch.from_numpy(stored.raw)
+        if stored.type in PLAIN_TYPES:
+            return raw.contiguous().view(PLAIN_TYPES[stored.type]).reshape(stored.shape)
         return dequantize(raw.reshape(-1), stored.type, raw.shape[0], stored.shape[-1]).reshape(stored.shape)
 
     def packed(self, name: str) -> PackedMatrix | None:
@@ -49,7 +55,7 @@ class GgufWeights(Mapping[str, Tensor]):
 
 
 class QuantizedMatrix(Protocol):
-    """A quantized matrix in a form that its device multiplies quickly."""
+    """A matrix in a form that its device multiplies quickly, quantized or, on the CPU, of 16 bits."""
 
     rows: int
     columns: int
@@ -99,6 +105,13 @@ class PackedMatrix:
         return form.of(self.raw, self.type, self.rows, self.columns)
 
 
+def keeps_packed(parameters: int, device: torch.device) -> bool:
+    """Whether a model of this size keeps its quantized weights as they are. Where no kernel is quick with them, a small
+    model is fast rather than smaller still.
+    """
+    return parameters >= SMALL_MODEL or (device.type == "cpu" and library() is not None)
+
+
 def held_nbytes(type_name: str, rows: int, columns: int, device: torch.device) -> int:
     """Memory that a quantized matrix of a GGUF file takes on a device."""
     if device.type != "cpu":
@@ -106,8 +119,18 @@ def held_nbytes(type_name: str, rows: int, columns: int, device: torch.device) -
     return (table_nbytes if library() is None else native_nbytes)(type_name, rows, columns)
 
 
+def goes_native(dtype: torch.dtype, held_in: torch.dtype, device: torch.device) -> bool:
+    """Whether a matrix of plain numbers is held for the CPU's kernels, in the type that it has in the file.
+
+    What is read from memory is what a token costs on a CPU: 16-bit numbers stay so while the model computes in float32.
+    A matrix that is float32 in the file stays mapped, which takes no memory of its own.
+    """
+    short = dtype in PLAIN and dtype != torch.float32
+    return short and held_in == torch.float32 and device.type == "cpu" and library() is not None
+
+
 class PackedLinear:
-    """A linear over a quantized weight. bias: [out] or None."""
+    """A linear over a weight that is not held as a tensor. bias: [out] or None."""
 
     def __init__(self, path: str, index: int, weight: QuantizedMatrix, bias: Tensor | None = None) -> None:
         self.path = path
@@ -119,6 +142,10 @@ class PackedLinear:
     @property
     def nbytes(self) -> int:
         return self.weight.nbytes + (self.bias.nbytes if self.bias is not None else 0)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return self.weight.dtype if isinstance(self.weight, NativeMatrix) else None
 
     @property
     def is_native(self) -> bool:

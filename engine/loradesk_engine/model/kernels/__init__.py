@@ -44,7 +44,13 @@ class AdapterPart:
 class StepKernels(Protocol):
     """What there are kernels for. On a GPU the rows are the next tokens of as many sequences. The rows of matrices are
     contiguous.
+
+    Attributes:
+        dtype: the type they compute in; None: any.
     """
+
+    @property
+    def dtype(self) -> torch.dtype | None: ...
 
     def add_rms_norm(self, hidden: Tensor, change: Tensor, weight: Tensor, eps: float) -> Tensor:
         """hidden += change, in place; returns hidden / rms(hidden) * weight. hidden, change: [rows, size]"""
@@ -122,11 +128,12 @@ _thread = threading.local()
 @contextlib.contextmanager
 def used(step: StepKernels) -> Iterator[None]:
     """Within this, and in this thread, the model's parts use these kernels."""
+    before = in_use()
     _thread.step = step
     try:
         yield
     finally:
-        _thread.step = None
+        _thread.step = before
 
 
 def in_use() -> StepKernels | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from loradesk_engine.model.batch import Batch
@@ -31,6 +32,8 @@ class _Laid:
 
 class TritonStep:
     """`StepKernels` on a GPU."""
+
+    dtype: torch.dtype | None = None
 
     def add_rms_norm(self, hidden: Tensor, change: Tensor, weight: Tensor, eps: float) -> Tensor:
         return add_rms_norm(hidden, change, weight, eps)

@@ -11,12 +11,6 @@ typedef struct {
     float scale[16], zero[16];
 } Block;
 
-INLINE float half_at(const uint8_t *from) {
-    _Float16 value;
-    memcpy(&value, from, sizeof value);
-    return (float)value;
-}
-
 INLINE void nibbles(const uint8_t *from, int lowest, int8_t *to) {
     for (int i = 0; i < 16; i++) to[i] = (int8_t)((from[i] & 15) + lowest);
     for (int i = 0; i < 16; i++) to[16 + i] = (int8_t)((from[i] >> 4) + lowest);

@@ -49,6 +49,7 @@ class Rows(ctypes.Structure):
 _pointer, _long = c_void_p, c_int64
 _SIGNATURES: Mapping[str, tuple[object, ...]] = {
     "loradesk_pack": (_pointer, c_int, _long, _pointer, _pointer, c_int),
+    "loradesk_pack_plain": (_pointer, _long, _pointer, _pointer, c_int),
     "loradesk_rows": (_pointer, _pointer, _long, _pointer),
     "loradesk_multiply": (_pointer, c_int, _pointer, _long, _long, _pointer, _long, c_int),
     "loradesk_add_rms_norm": (_pointer, _pointer, _pointer, c_float, _pointer, _long, _long, c_int),
@@ -96,13 +97,23 @@ def library() -> ctypes.CDLL | None:
     if file is None:
         return None
     try:
-        found = ctypes.CDLL(str(file))
-        for name, types in _SIGNATURES.items():
-            function = getattr(found, name)
-            function.argtypes = types
-            function.restype = None
+        return load(file)
     except (OSError, AttributeError):  # compiled for another system, or from other sources
         return None
+
+
+def load(file: Path) -> ctypes.CDLL:
+    """The library in this file.
+
+    Raises:
+        OSError: it cannot be loaded here.
+        AttributeError: it was compiled from other sources.
+    """
+    found = ctypes.CDLL(str(file))
+    for name, types in _SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes = types
+        function.restype = None
     return found
 
 

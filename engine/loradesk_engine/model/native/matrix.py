@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loradesk_engine.model.dequantize import QUANTIZATIONS, block_size
 from loradesk_engine.model.native import library
-from loradesk_engine.model.native.library import BYTES, FLOAT32, HALF_BYTES, Matrix
+from loradesk_engine.model.native.library import BFLOAT16, BYTES, FLOAT16, FLOAT32, HALF_BYTES, Matrix
 
 ROWS = 32
 """Rows of a chunk; see matrix.h."""
@@ -28,6 +28,8 @@ TYPES = {
     "IQ4_NL": 20,
 }
 
+PLAIN = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+
 
 def native_nbytes(type: str, rows: int, columns: int) -> int:
     """Memory that a matrix of this GGUF type takes for the kernels."""
@@ -36,17 +38,24 @@ def native_nbytes(type: str, rows: int, columns: int) -> int:
     return -(-rows // ROWS) * ROWS * (columns // kind.group * scales + columns * kind.bits // 8)
 
 
+def plain_nbytes(dtype: torch.dtype, rows: int, columns: int) -> int:
+    """Memory that a matrix of plain numbers takes for the kernels."""
+    return -(-rows // ROWS) * ROWS * columns * dtype.itemsize
+
+
 class NativeMatrix:
-    """A quantized matrix [rows, columns] in the kernels' form.
+    """A matrix [rows, columns] in the kernels' form.
 
     Attributes:
         form: what the kernels know of it.
+        dtype: of its numbers; None: it is quantized.
     """
 
     def __init__(self, data: Tensor, form: Matrix) -> None:
         self.data = data
         self.form = form
         self.rows, self.columns = int(form.rows), int(form.columns)
+        self.dtype = None if form.scale_bytes else data.dtype
         self._product = NativeProduct([self])
 
     @classmethod
@@ -76,6 +85,11 @@ class NativeMatrix:
             library.threads,
         )  # fmt: skip
         return cls(data, form)
+
+    @classmethod
+    def of_plain(cls, weight: Tensor) -> NativeMatrix:
+        """From a matrix [rows, columns] of one of `PLAIN`'s types; its numbers stay what they are."""
+        return cls(*plain_form(weight))
 
     @property
     def nbytes(self) -> int:
@@ -133,12 +147,12 @@ class NativeProduct:
 
 
 def plain_form(weight: Tensor) -> tuple[Tensor, Matrix]:
-    """A float32 matrix [rows, columns] for the kernels, and the memory that holds it."""
+    """A matrix [rows, columns] of one of `PLAIN`'s types for the kernels, and the memory that holds it."""
     rows, columns = weight.shape
-    chunks = -(-rows // ROWS)
-    data = torch.zeros(chunks, columns, ROWS)
-    whole = rows // ROWS
-    data[:whole] = weight[: whole * ROWS].reshape(whole, ROWS, columns).transpose(1, 2)
-    if whole < chunks:
-        data[whole, :, : rows - whole * ROWS] = weight[whole * ROWS :].t()
-    return data, Matrix(data=data.data_ptr(), rows=rows, columns=columns, kind=FLOAT32, group=columns)
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    data = torch.empty(-(-rows // ROWS) * ROWS * columns, dtype=weight.dtype)
+    form = Matrix(data=data.data_ptr(), rows=rows, columns=columns, kind=PLAIN[weight.dtype], group=columns)
+    library.functions().loradesk_pack_plain(
+        weight.data_ptr(), weight.stride(0) * weight.itemsize, ctypes.addressof(form), data.data_ptr(), library.threads
+    )
+    return data, form

@@ -168,10 +168,9 @@ static void some_chunks(void *job, int64_t first, int64_t last) {
     for (const Matrix *matrix = product->matrices; before < last; matrix++) {
         int64_t chunks = (matrix->rows + ROWS - 1) / ROWS;
         if (product->rows >= MANY && matrix->columns > widest) {
-            free(room);
+            leave_room(room);
             widest = matrix->columns;
-            room = aligned_alloc(64, sizeof(float) * ROWS * (size_t)widest);
-            if (!room) abort(); /* a few kilobytes: nothing goes on without them */
+            room = room_for(ROWS * (size_t)widest);
         }
         for (int64_t chunk = first > before ? first - before : 0; chunk < chunks && before + chunk < last; chunk++) {
             const uint8_t *at = matrix->data + chunk * chunk_bytes(matrix);
@@ -182,7 +181,7 @@ static void some_chunks(void *job, int64_t first, int64_t last) {
         }
         before += chunks;
     }
-    free(room);
+    leave_room(room);
 }
 
 void multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y, int64_t y_row,

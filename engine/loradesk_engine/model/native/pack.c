@@ -14,14 +14,11 @@ typedef struct {
     int type;
 } Packing;
 
-/* float32 to float16 where it is known to be one. */
 INLINE void put_scale(uint8_t *to, float value, int scale_bytes) {
-    if (scale_bytes == 4) {
+    if (scale_bytes == 4)
         memcpy(to, &value, 4);
-    } else {
-        _Float16 half = (_Float16)value;
-        memcpy(to, &half, 2);
-    }
+    else
+        put_half(to, value);
 }
 
 /* Some rows of a block's worth of columns into their chunk. */
@@ -82,12 +79,59 @@ void loradesk_pack(const uint8_t *blocks, int type, int64_t row_bytes, const Mat
     run(pack_chunks, &packing, (matrix->rows + ROWS - 1) / ROWS, 1, threads);
 }
 
-/* Rows of a quantized matrix as floats, [count, columns]: those that `wanted` names. */
+static void pack_plain_chunks(void *job, int64_t first, int64_t last) {
+    const Packing *packing = job;
+    const Matrix *matrix = packing->matrix;
+    int64_t size = column_bytes(matrix->kind) / ROWS;
+    for (int64_t chunk = first; chunk < last; chunk++) {
+        uint8_t *to = packing->to + chunk * chunk_bytes(matrix);
+        for (int lane = 0; lane < ROWS; lane++) {
+            int64_t row = chunk * ROWS + lane;
+            const uint8_t *from = packing->blocks + row * packing->row_bytes;
+            for (int64_t column = 0; column < matrix->columns; column++) {
+                uint8_t *place = to + (column * ROWS + lane) * size;
+                if (row >= matrix->rows)
+                    memset(place, 0, (size_t)size);
+                else if (size == 2)
+                    memcpy(place, from + 2 * column, 2);
+                else
+                    memcpy(place, from + 4 * column, 4);
+            }
+        }
+    }
+}
+
+/* Put a matrix of plain numbers, a row so many bytes after the other, into `to`. */
+void loradesk_pack_plain(const uint8_t *numbers, int64_t row_bytes, const Matrix *matrix, uint8_t *to, int threads) {
+    Packing packing = {numbers, row_bytes, matrix, to, 0};
+    run(pack_plain_chunks, &packing, (matrix->rows + ROWS - 1) / ROWS, 1,
+        matrix->rows * matrix->columns < WORTH_SHARING ? 1 : threads);
+}
+
+INLINE float plain_at(const uint8_t *numbers, int kind, int64_t place) {
+    float value;
+    if (kind == FLOAT16) return half_at(numbers + 2 * place);
+    if (kind == FLOAT32) {
+        memcpy(&value, numbers + 4 * place, 4);
+        return value;
+    }
+    uint32_t bits = 0;
+    memcpy((uint8_t *)&bits + 2, numbers + 2 * place, 2); /* little endian, as all that we run on */
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* Rows of a matrix as floats, [count, columns]: those that `wanted` names. */
 void loradesk_rows(const Matrix *matrix, const int64_t *wanted, int64_t count, float *to) {
     int scale_bytes = matrix->scale_bytes;
     for (int64_t number = 0; number < count; number++) {
         const uint8_t *at = matrix->data + wanted[number] / ROWS * chunk_bytes(matrix);
         int lane = (int)(wanted[number] % ROWS);
+        if (!scale_bytes) {
+            for (int64_t column = 0; column < matrix->columns; column++)
+                *to++ = plain_at(at, matrix->kind, column * ROWS + lane);
+            continue;
+        }
         for (int64_t first = 0; first < matrix->columns; first += matrix->group, at += group_bytes(matrix)) {
             const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
             float scale, zero = 0;

@@ -5,7 +5,6 @@
 #include "vector.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 typedef struct {
     float *hidden, *out;
@@ -61,7 +60,9 @@ static void gate_rows(void *item, int64_t first, int64_t last) {
         int64_t at = 0;
         for (; at + LANES <= size; at += LANES) {
             Floats gate = load(both + at);
-            store(out + at, gate / (1.0f + exp_of(-gate)) * load(both + size + at));
+            /* exp_of stops at its largest number, which a gate far below zero would still be divided by */
+            Floats power = chosen(gate < -88.0f, all_of(INFINITY), exp_of(-gate));
+            store(out + at, gate / (1.0f + power) * load(both + size + at));
         }
         for (; at < size; at++) out[at] = both[at] / (1.0f + expf(-both[at])) * both[size + at];
     }
@@ -234,10 +235,9 @@ static void some_heads(void *item, int64_t first, int64_t last) {
             int64_t begin = job->window > 0 && position >= job->window ? position - job->window + 1 : 0;
             size_t needed = (size_t)(LANES * (dim + position + rows - begin));
             if (needed > size) {
-                free(room);
+                leave_room(room);
                 size = needed;
-                room = aligned_alloc(64, (sizeof(float) * size + 63) / 64 * 64);
-                if (!room) abort(); /* a few kilobytes: nothing goes on without them */
+                room = room_for(size);
             }
             int64_t place = segment->slot * job->slot_size + head / group * job->head_size + begin * dim;
             float *q = job->out + ((segment->start + start) * job->heads + head) * dim;
@@ -249,7 +249,7 @@ static void some_heads(void *item, int64_t first, int64_t last) {
         }
         before += items;
     }
-    free(room);
+    leave_room(room);
 }
 
 /* Rotate, write keys and values into the cache, attend causally over all that each segment's slot holds.

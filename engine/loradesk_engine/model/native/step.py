@@ -28,6 +28,8 @@ class _Laid:
 class NativeStep:
     """`StepKernels` on the CPU, in float32."""
 
+    dtype: torch.dtype | None = torch.float32
+
     def __init__(self, functions: ctypes.CDLL) -> None:
         self._functions = functions
 

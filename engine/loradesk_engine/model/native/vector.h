@@ -4,10 +4,14 @@
 #define LORADESK_VECTOR_H
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+#if defined(_WIN32)
+#include <malloc.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -24,6 +28,7 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 typedef int8_t SignedBytes __attribute__((vector_size(LANES)));
+typedef uint16_t Shorts __attribute__((vector_size(2 * LANES)));
 
 INLINE Floats load(const float *from) {
     Floats values;
@@ -82,26 +87,44 @@ INLINE Floats signed_bytes_at(const uint8_t *from) {
 #endif
 }
 
-/* float16 numbers. */
+/* float16 numbers. Not by the compiler's own type: GCC before 12 has none on x86. */
 INLINE Floats halves_at(const uint8_t *from) {
 #if LANES == 16
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 #elif LANES == 8
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
 #else
+    Shorts shorts;
+    memcpy(&shorts, from, sizeof shorts);
+    Ints halves = __builtin_convertvector(shorts, Ints), rest = (halves & 0x7fff) << 13, bits;
     Floats values;
-    for (int lane = 0; lane < LANES; lane++) {
-        _Float16 half;
-        memcpy(&half, from + 2 * lane, sizeof half);
-        values[lane] = (float)half;
-    }
+    memcpy(&values, &rest, sizeof rest);
+    values *= 0x1p112f; /* exponents of float16 count from elsewhere; this makes numbers of its subnormal ones too */
+    memcpy(&bits, &values, sizeof values);
+    bits |= ((rest >= 0x0f800000) & 0x7f800000) | (halves & 0x8000) << 16; /* what is endless, and signs */
+    memcpy(&values, &bits, sizeof bits);
     return values;
 #endif
 }
 
+INLINE float half_at(const uint8_t *from) {
+    uint8_t lanes[2 * LANES] = {0};
+    memcpy(lanes, from, 2);
+    return halves_at(lanes)[0];
+}
+
+/* A float that is known to be a float16 number, as one. */
+INLINE void put_half(uint8_t *to, float value) {
+    float small = value * 0x1p-112f; /* the same bits behind the exponent's, which count from elsewhere */
+    uint32_t bits;
+    memcpy(&bits, &small, sizeof bits);
+    uint16_t half = (uint16_t)((bits >> 13 & 0x7fff) | (bits >> 16 & 0x8000));
+    memcpy(to, &half, sizeof half);
+}
+
 /* bfloat16 numbers: the upper halves of float32 ones. */
 INLINE Floats bfloats_at(const uint8_t *from) {
-    Ints bits;
+    Ints bits = {0};
 #if LANES == 16
     bits = (Ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)) << 16;
 #elif LANES == 8
@@ -118,7 +141,8 @@ INLINE Floats bfloats_at(const uint8_t *from) {
     return values;
 }
 
-/* e to the power of each, to two units in the last place: 2^n times a polynomial of the rest (as in Cephes' expf). */
+/* e to the power of each, to two units in the last place: 2^n times a polynomial of the rest (as in Cephes' expf). What
+   lies beyond -87 and 88 is taken for these. */
 INLINE Floats exp_of(Floats x) {
     x = chosen(x < -87.0f, all_of(-87.0f), x);
     x = chosen(x > 88.0f, all_of(88.0f), x);
@@ -134,6 +158,26 @@ INLINE Floats exp_of(Floats x) {
     Floats two_to_whole;
     memcpy(&two_to_whole, &scale, sizeof scale);
     return power * two_to_whole;
+}
+
+/* Room for `count` floats from the start of a cache line on, where vectors are stored fastest. */
+INLINE float *room_for(size_t count) {
+    size_t bytes = (sizeof(float) * count + 63) / 64 * 64;
+#if defined(_WIN32)
+    float *room = _aligned_malloc(bytes, 64);
+#else
+    float *room = aligned_alloc(64, bytes);
+#endif
+    if (!room) abort(); /* a few kilobytes: nothing goes on without them */
+    return room;
+}
+
+INLINE void leave_room(float *room) {
+#if defined(_WIN32)
+    _aligned_free(room);
+#else
+    free(room);
+#endif
 }
 
 /* The product of two rows of `count` numbers. */
