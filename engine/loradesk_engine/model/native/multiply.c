@@ -11,8 +11,8 @@
 
 enum {
     FEW = LANES == 16 ? 4 : 2, /* rows at a time whose sums fit the registers */
-    MANY = 12,                 /* rows from which a chunk is made floats first */
-    TILE = LANES == 16 ? 6 : 2 /* rows at a time then */
+    MANY = 8,                 /* rows from which a chunk is made floats first */
+    TILE = LANES == 16 ? 8 : 2 /* rows at a time then */
 };
 
 typedef struct {
@@ -158,6 +158,8 @@ static void by_tiles(const Product *product, const Matrix *matrix, const uint8_t
     }
     int64_t start = 0;
     for (; start + TILE <= product->rows; start += TILE) tile_of_rows(product, matrix, floats, start, first, TILE);
+    for (; start + TILE / 2 <= product->rows; start += TILE / 2)
+        tile_of_rows(product, matrix, floats, start, first, TILE / 2);
     for (; start < product->rows; start++) tile_of_rows(product, matrix, floats, start, first, 1);
 }
 
