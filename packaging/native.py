@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def compile_kernels() -> list[Path]:
     machine = platform.machine().lower()
     variants = X86_LEVELS if machine in ("x86_64", "amd64") else (machine,)
     ending = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
+    (SOURCES / "lib").mkdir(exist_ok=True)
+    digest = runpy.run_path(str(SOURCES / "sources.py"))["digest"]()
     made = []
     for variant in variants:
         target = SOURCES / "lib" / f"loradesk-{variant}{ending}"
@@ -43,8 +46,8 @@ def compile_kernels() -> list[Path]:
         if platform.system() == "Windows":
             options.append("-static")  # the threads' library, which no Windows has
         sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
-        target.parent.mkdir(exist_ok=True)
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")
+        options.append(f'-DLORADESK_SOURCES="{digest}"')
         command = [compiler, *FLAGS, *options, "-o", str(unfinished), *sources, "-lpthread", "-lm"]
         subprocess.run(command, check=True)
         os.replace(unfinished, target)  # a program that runs keeps the file it has
@@ -56,7 +59,7 @@ def _say(made: list[Path]) -> None:
     if made:
         print(f"Compiled {', '.join(path.name for path in made)}", file=sys.stderr)
     else:
-        print("No C compiler: quantized models will run slower on the CPU (Debian: apt install gcc).", file=sys.stderr)
+        print("No kernels for the CPU, so models run slower there (Debian: apt install gcc libc6-dev).", file=sys.stderr)
 
 
 try:
@@ -69,7 +72,11 @@ else:
         """Puts the libraries into wheels, which are for this system then."""
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            made = compile_kernels()
+            try:
+                made = compile_kernels()
+            except subprocess.CalledProcessError as problem:  # an old compiler must not keep anybody from installing
+                print(f"The kernels for the CPU could not be compiled: {problem}", file=sys.stderr)
+                made = []
             _say(made)
             if made:
                 system = sysconfig.get_platform().replace("-", "_").replace(".", "_")

@@ -23,11 +23,14 @@ from loradesk_engine.formats.bnb import TABLES, BnbConfig, EightBitMatrix, FourB
 from loradesk_engine.formats.config import read_config
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model import bnb as bnb_model
+from loradesk_engine.model import bnb as bnb_module
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.bnb import EightBitLinear, FourBitLinear, bnb_linear, quantize
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.model.linear import DenseLinear
+from loradesk_engine.model.native.library import library
+from loradesk_engine.model.quantized import PackedLinear
 from loradesk_resources import resource_path
 
 CPU = torch.device("cpu")
@@ -49,7 +52,7 @@ def made(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     threshold: float = 6.0,
-) -> FourBitLinear | EightBitLinear:
+) -> FourBitLinear | EightBitLinear | PackedLinear:
     place = torch.device(device)
     config = BnbConfig(kind, threshold=threshold)  # type: ignore[arg-type]
     quantized = quantize(matrix, config.kind, place)
@@ -88,9 +91,14 @@ def answer(engine: EngineCore) -> tuple[list[int], torch.Tensor, torch.Tensor | 
 @pytest.mark.parametrize("rows", [1, 2, 33])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_four_bit_linear_equals_bitsandbytes_own(device: str, kind: str, rows: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("compiled", [True, False], ids=["kernels", "bitsandbytes"])
+def test_a_four_bit_linear_equals_bitsandbytes_own(
+    compiled: bool, device: str, kind: str, rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import bitsandbytes
 
+    if not compiled:
+        monkeypatch.setattr(bnb_module, "library", lambda: None)
     torch.manual_seed(rows)
     matrix, bias = torch.randn(96, 128) * 0.1, torch.randn(96)
     x = torch.randn(rows, 128, device=device).to(dtype)
@@ -98,7 +106,8 @@ def test_a_four_bit_linear_equals_bitsandbytes_own(device: str, kind: str, rows:
     own.load_state_dict({"weight": matrix, "bias": bias})
     own = own.to(device).eval()
     ours = made(matrix, kind, bias, device, dtype)
-    assert isinstance(ours, FourBitLinear)
+    by_kernels = compiled and device == "cpu" and dtype == torch.float32 and library() is not None
+    assert isinstance(ours, PackedLinear if by_kernels else FourBitLinear)
     bnb.exact(own)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(ours(x), own(x.clone()), atol=tolerance, rtol=tolerance)
@@ -200,9 +209,9 @@ def test_a_quantized_base_equals_transformers_with_bitsandbytes(tmp_path: Path, 
 def test_what_is_quantized_while_loading(tmp_path: Path) -> None:
     tiny.make_llama(tmp_path, hidden_size=64, intermediate_size=128)
     engine = EngineCore.load(LoadSettings(base=str(tmp_path), quantize="nf4", dtype="float32"))
-    kinds = {linear.path.rpartition(".")[2]: type(linear) for linear in engine.decoder.linears}
-    assert kinds.pop("lm_head") is DenseLinear
-    assert set(kinds.values()) == {FourBitLinear}
+    types = {linear.path.rpartition(".")[2]: linear.dtype for linear in engine.decoder.linears}
+    assert types.pop("lm_head") is torch.float32
+    assert set(types.values()) == {None}  # quantized
     dense = EngineCore.load(LoadSettings(base=str(tmp_path), dtype="float32"))
     assert engine.info.parameters == dense.info.parameters
     matrices = sum(linear.in_features * linear.out_features for linear in engine.decoder.linears[:-1])

@@ -49,6 +49,7 @@ def test_a_file_that_the_application_needs_is_in_the_bundle(file: str) -> None:
 def test_the_compiled_kernels_are_in_the_bundle() -> None:
     libraries = contents.kernel_libraries(str(ROOT))
     assert {folder for _, folder in libraries} == {"loradesk_engine/model/native/lib"}
+    assert library.library() is not None  # and from the sources as they are: otherwise run `make` again
     assert library.compiled() in {Path(file) for file, _ in libraries}
     assert all(contents.is_wanted(f"{folder}/{Path(file).name}") for file, folder in libraries)
 

@@ -547,7 +547,8 @@ def _load_base(
     if previous is not None:
         gc.collect()  # what the earlier load left in reference cycles
     bnb = source.config.bnb
-    warnings = (cpu_warning(bnb.bits),) if bnb is not None and device.type == "cpu" else ()
+    slow = bnb is not None and device.type == "cpu" and not decoder.native
+    warnings = (cpu_warning(bnb.bits),) if bnb is not None and slow else ()
     return _Base(origin, decoder, tokenizer, warnings)
 
 

@@ -17,7 +17,7 @@ from loradesk_engine.generation.sequence import Sequence, XLoraState
 from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
-from loradesk_engine.model.device import one_thread
+from loradesk_engine.model.device import SMALL_MODEL, one_thread
 
 GUESS_MEMORY = 0.1  # weight of the latest guess in the running share of right ones
 GUESS_WORTH = 0.4  # under this share a guess row costs more than it saves
@@ -146,8 +146,8 @@ class Runner:
         self._kernels: kernels.StepKernels | None = None  # for all passes on the CPU
         if DecodeGraphs.usable(decoder):
             self._graphs = DecodeGraphs(decoder, self.cache, mixture, classifier)
-        elif decoder.device.type == "cpu" and (decoder.native or torch.get_num_threads() == 1):
-            # (threads of the kernels and of torch's products would get in each other's way)
+        elif decoder.device.type == "cpu" and (decoder.native or decoder.parameters < SMALL_MODEL):
+            # (else torch does the products on its own threads, and those of the kernels would get in their way)
             self._kernels = kernels.step_kernels(decoder.device, decoder.dtype)
 
     @torch.inference_mode()

@@ -15,8 +15,12 @@ from torch import Tensor
 from loradesk_engine.errors import LoradeskError
 from loradesk_engine.formats.bnb import TABLES, BnbConfig, BnbKind, EightBitMatrix, FourBitKind, FourBitMatrix
 from loradesk_engine.model.linear import row_slices
+from loradesk_engine.model.native.library import library
+from loradesk_engine.model.native.matrix import FOUR_BIT_GROUP, NativeMatrix
+from loradesk_engine.model.quantized import PackedLinear
 
 BLOCK = 64  # weights that share a scale: bitsandbytes' default
+NESTED = 256  # scales that share one, where they are quantized too
 SLICE_VALUES = 4 * 2**20
 """Weights in full precision at once on the CPU: a larger buffer is fetched from the system anew for every product."""
 CPU_WARNING = (
@@ -83,8 +87,8 @@ def bnb_linear(
     *,
     device: torch.device,
     dtype: torch.dtype,
-) -> FourBitLinear | EightBitLinear:
-    """The linear over a quantized matrix, on `device`.
+) -> FourBitLinear | EightBitLinear | PackedLinear:
+    """The linear over a quantized matrix, on `device`. On the CPU 4 bits are for the compiled kernels where they can.
 
     Args:
         dtype: the model's. 4-bit products are computed in the checkpoint's compute type on a GPU, in the model's on the
@@ -95,8 +99,20 @@ def bnb_linear(
             path, index, matrix.values.to(device), matrix.scales.to(device), bias, threshold=config.threshold
         )
     on_cpu = device.type == "cpu"
+    if on_cpu and is_for_kernels(matrix.shape[1], matrix.blocksize, dtype):
+        packed = matrix.packed.reshape(-1).view(torch.uint8)
+        table = torch.tensor(TABLES[matrix.kind])
+        return PackedLinear(
+            path, index, NativeMatrix.of_four_bits(packed, _plain_scales(matrix), table, *matrix.shape), bias
+        )
     compute = dtype if on_cpu or config.compute_type is None else getattr(torch, config.compute_type)
     return FourBitLinear(path, index, matrix, bias, device=device, compute=compute)
+
+
+def is_for_kernels(columns: int, blocksize: int, dtype: torch.dtype) -> bool:
+    """Whether the CPU's kernels multiply 4-bit matrices of this width in a model of this type."""
+    fits = blocksize == FOUR_BIT_GROUP and columns % FOUR_BIT_GROUP == 0
+    return fits and dtype == torch.float32 and library() is not None
 
 
 class FourBitLinear:
@@ -188,19 +204,27 @@ class EightBitLinear:
             yield self.values[rows].float() * (self.scales[rows] / 127)[:, None]
 
 
+def _plain_scales(matrix: FourBitMatrix) -> Tensor:
+    """The scales as float32, [blocks], also where they are quantized themselves: `NESTED` of them share one."""
+    nested = matrix.nested
+    if nested is None:
+        return matrix.scales
+    values = nested.table[matrix.scales.long()]
+    return values * nested.scales.repeat_interleave(NESTED)[: len(values)] + nested.offset
+
+
 def _state(matrix: FourBitMatrix, device: torch.device, compute: torch.dtype) -> Any:
     """bitsandbytes' description of a 4-bit matrix."""
     functional = _library().functional
     scales = matrix.scales.to(device)
     nested, offset = None, None
-    if matrix.nested is not None:
+    if device.type != "cuda":  # only the kernels there read scales that are quantized themselves
+        scales = _plain_scales(matrix).to(device)
+    elif matrix.nested is not None:
         nested = functional.QuantState(
-            matrix.nested.scales.to(device), code=matrix.nested.table.to(device), blocksize=256, dtype=torch.float32
+            matrix.nested.scales.to(device), code=matrix.nested.table.to(device), blocksize=NESTED, dtype=torch.float32
         )
         offset = torch.tensor(matrix.nested.offset, device=device)
-        if device.type != "cuda":  # only the kernels there read scales that are quantized themselves
-            scales = functional.dequantize_blockwise(scales, nested) + offset
-            nested, offset = None, None
     return functional.QuantState(
         scales,
         shape=torch.Size(matrix.shape),

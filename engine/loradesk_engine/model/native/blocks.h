@@ -123,10 +123,19 @@ INLINE void q6_k(const uint8_t *from, Block *to) {
     }
 }
 
-/* Every type: GGUF's number of it, the function, the elements of a block, its bytes. */
+/* 64 weights of bitsandbytes' 4-bit types: their scale (float32), then two codes a byte, the first in the upper half. */
+INLINE void four_bit(const uint8_t *from, Block *to) {
+    memcpy(to->scale, from, 4), to->zero[0] = 0;
+    for (int i = 0; i < 32; i++) {
+        to->codes[2 * i] = (int8_t)(from[4 + i] >> 4);
+        to->codes[2 * i + 1] = (int8_t)(from[4 + i] & 15);
+    }
+}
+
+/* Every type: GGUF's number of it (bitsandbytes' has one of ours), the function, the elements of a block, its bytes. */
 #define EVERY_TYPE(DO) \
     DO(2, q4_0, 32, 18) DO(3, q4_1, 32, 20) DO(6, q5_0, 32, 22) DO(7, q5_1, 32, 24) DO(8, q8_0, 32, 34) \
     DO(10, q2_k, 256, 84) DO(11, q3_k, 256, 110) DO(12, q4_k, 256, 144) DO(13, q5_k, 256, 176) \
-    DO(14, q6_k, 256, 210) DO(20, iq4_nl, 32, 18)
+    DO(14, q6_k, 256, 210) DO(20, iq4_nl, 32, 18) DO(100, four_bit, 64, 36)
 
 #endif

@@ -12,13 +12,15 @@ from pathlib import Path
 import psutil
 import torch
 
+from loradesk_engine.model.native.sources import digest
+
 FOLDER = Path(__file__).parent / "lib"  # no package: a library beside the modules would be taken for one
 ENDINGS = {"Darwin": ".dylib", "Windows": ".dll"}
 LEVELS = {"AVX512": ("x86-64-v4", "x86-64-v3"), "AVX2": ("x86-64-v3",)}
 """What torch calls the processor's abilities -> variants that run there, best first."""
 
 
-BYTES, HALF_BYTES, FLOAT32, BFLOAT16, FLOAT16 = range(5)
+BYTES, HALF_BYTES, FLOAT32, BFLOAT16, FLOAT16, TABLED = range(6)
 """`Kind` of matrix.h."""
 
 
@@ -27,6 +29,7 @@ class Matrix(ctypes.Structure):
 
     _fields_ = (
         ("data", c_void_p),
+        ("table", c_void_p),
         ("rows", c_int64),
         ("columns", c_int64),
         ("input", c_int64),
@@ -97,9 +100,10 @@ def library() -> ctypes.CDLL | None:
     if file is None:
         return None
     try:
-        return load(file)
+        found = load(file)
     except (OSError, AttributeError):  # compiled for another system, or from other sources
         return None
+    return found if digest() in (None, found.loradesk_sources().decode()) else None
 
 
 def load(file: Path) -> ctypes.CDLL:
@@ -114,6 +118,7 @@ def load(file: Path) -> ctypes.CDLL:
         function = getattr(found, name)
         function.argtypes = types
         function.restype = None
+    found.loradesk_sources.restype = ctypes.c_char_p
     return found
 
 

@@ -6,7 +6,8 @@
        zero   the same, if the type has zeros
        codes  for each column 32 signed bytes, or 16 bytes with row r in the lower half and row r + 16 in the upper, or 32
               plain numbers
-   An element is code * scale + zero; codes in halves of bytes count from `lowest`. Plain numbers are one group. */
+   An element is code * scale + zero; codes in halves of bytes count from `lowest`, or are places in a table of 16 numbers.
+   Plain numbers are one group. */
 
 #ifndef LORADESK_MATRIX_H
 #define LORADESK_MATRIX_H
@@ -15,10 +16,11 @@
 
 enum { ROWS = 32, VECTORS = ROWS / LANES };
 
-typedef enum { BYTES, HALF_BYTES, FLOAT32, BFLOAT16, FLOAT16 } Kind;
+typedef enum { BYTES, HALF_BYTES, FLOAT32, BFLOAT16, FLOAT16, TABLED } Kind; /* TABLED: half bytes with a table */
 
 typedef struct {
     const uint8_t *data;
+    const float *table; /* of 16 numbers, for TABLED */
     int64_t rows, columns;
     int64_t input, output; /* the first column of x that it is multiplied with, and of y that it gives */
     int32_t kind;
@@ -30,7 +32,7 @@ typedef struct {
 } Matrix;
 
 INLINE int64_t column_bytes(int kind) {
-    return kind == HALF_BYTES ? ROWS / 2 : kind == BYTES ? ROWS : kind == FLOAT32 ? 4 * ROWS : 2 * ROWS;
+    return kind == HALF_BYTES || kind == TABLED ? ROWS / 2 : kind == BYTES ? ROWS : kind == FLOAT32 ? 4 * ROWS : 2 * ROWS;
 }
 
 INLINE int64_t group_bytes(const Matrix *matrix) {
@@ -52,15 +54,31 @@ typedef struct {
     float of[16];
 } Numbers;
 
-INLINE Numbers numbers_from(int lowest) {
+INLINE Numbers numbers_of(const Matrix *matrix) {
     Numbers numbers;
-    for (int code = 0; code < 16; code++) numbers.of[code] = (float)(code + lowest);
+    for (int code = 0; code < 16; code++)
+        numbers.of[code] = matrix->table ? matrix->table[code] : (float)(code + matrix->lowest);
     return numbers;
+}
+
+/* The numbers of codes, of which only the lowest four bits count. */
+INLINE Floats looked_up(Ints codes, const Numbers *numbers) {
+#if LANES == 16
+    return (Floats)_mm512_permutexvar_ps((__m512i)codes, _mm512_loadu_ps(numbers->of));
+#elif LANES == 8 /* in each half of the table, then by the fourth bit, which is made the sign */
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(numbers->of), (__m256i)codes);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(numbers->of + 8), (__m256i)codes);
+    return (Floats)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32((__m256i)codes, 28)));
+#else
+    Floats values = {0};
+    for (int lane = 0; lane < LANES; lane++) values[lane] = numbers->of[codes[lane] & 15];
+    return values;
+#endif
 }
 
 /* The codes of a column as numbers: 32 of them. */
 INLINE void column_at(const uint8_t *from, int kind, const Numbers *numbers, Floats *to) {
-    if (kind != HALF_BYTES) {
+    if (kind != HALF_BYTES && kind != TABLED) {
         for (int vector = 0; vector < VECTORS; vector++) {
             if (kind == BYTES) to[vector] = signed_bytes_at(from + LANES * vector);
             if (kind == FLOAT32) memcpy(&to[vector], from + 4 * LANES * vector, sizeof(Floats));
@@ -71,14 +89,13 @@ INLINE void column_at(const uint8_t *from, int kind, const Numbers *numbers, Flo
     }
     for (int vector = 0; vector < VECTORS / 2; vector++) {
         Ints codes = bytes_at(from + LANES * vector);
-#if LANES == 16 /* looks at the lowest four bits only */
-        __m512 table = _mm512_loadu_ps(numbers->of);
-        to[vector] = (Floats)_mm512_permutexvar_ps((__m512i)codes, table);
-        to[VECTORS / 2 + vector] = (Floats)_mm512_permutexvar_ps((__m512i)(codes >> 4), table);
-#else
+        if (LANES == 16 || kind == TABLED) {
+            to[vector] = looked_up(codes, numbers);
+            to[VECTORS / 2 + vector] = looked_up(codes >> 4, numbers);
+            continue;
+        }
         to[vector] = __builtin_convertvector(codes & 15, Floats) + numbers->of[0];
         to[VECTORS / 2 + vector] = __builtin_convertvector(codes >> 4, Floats) + numbers->of[0];
-#endif
     }
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loradesk_engine.model.dequantize import QUANTIZATIONS, block_size
 from loradesk_engine.model.native import library
-from loradesk_engine.model.native.library import BFLOAT16, BYTES, FLOAT16, FLOAT32, HALF_BYTES, Matrix
+from loradesk_engine.model.native.library import BFLOAT16, BYTES, FLOAT16, FLOAT32, HALF_BYTES, TABLED, Matrix
 
 ROWS = 32
 """Rows of a chunk; see matrix.h."""
@@ -28,6 +28,9 @@ TYPES = {
     "IQ4_NL": 20,
 }
 
+FOUR_BIT_TYPE = 100
+FOUR_BIT_GROUP = 64
+"""Weights that share a scale, which is bitsandbytes' default; other sizes are left to bitsandbytes."""
 PLAIN = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
 
@@ -43,16 +46,22 @@ def plain_nbytes(dtype: torch.dtype, rows: int, columns: int) -> int:
     return -(-rows // ROWS) * ROWS * columns * dtype.itemsize
 
 
+def four_bit_nbytes(rows: int, columns: int) -> int:
+    """Memory that a matrix of bitsandbytes' 4-bit types takes for the kernels."""
+    return -(-rows // ROWS) * ROWS * (columns // 2 + columns // FOUR_BIT_GROUP * 4)
+
+
 class NativeMatrix:
     """A matrix [rows, columns] in the kernels' form.
 
     Attributes:
-        form: what the kernels know of it.
+        form: what the kernels know of it; it points into `data` and `table`.
         dtype: of its numbers; None: it is quantized.
     """
 
-    def __init__(self, data: Tensor, form: Matrix) -> None:
+    def __init__(self, data: Tensor, form: Matrix, table: Tensor | None = None) -> None:
         self.data = data
+        self.table = table
         self.form = form
         self.rows, self.columns = int(form.rows), int(form.columns)
         self.dtype = None if form.scale_bytes else data.dtype
@@ -87,6 +96,34 @@ class NativeMatrix:
         return cls(data, form)
 
     @classmethod
+    def of_four_bits(cls, packed: Tensor, scales: Tensor, table: Tensor, rows: int, columns: int) -> NativeMatrix:
+        """From bitsandbytes' 4-bit form.
+
+        Args:
+            packed: uint8, two codes a byte, the first in the upper half; row after row.
+            scales: float32, of each `FOUR_BIT_GROUP` weights; `columns` is a multiple of that.
+            table: float32 [16], the numbers that codes stand for.
+        """
+        groups = rows * columns // FOUR_BIT_GROUP
+        blocks = torch.cat([scales.view(groups, 1).view(torch.uint8), packed.view(groups, -1)], dim=1)
+        data = torch.empty(four_bit_nbytes(rows, columns), dtype=torch.uint8)
+        table = table.contiguous()
+        form = Matrix(
+            data=data.data_ptr(),
+            table=table.data_ptr(),
+            rows=rows,
+            columns=columns,
+            kind=TABLED,
+            group=FOUR_BIT_GROUP,
+            scale_bytes=4,
+        )
+        library.functions().loradesk_pack(
+            blocks.data_ptr(), FOUR_BIT_TYPE, blocks.numel() // rows, ctypes.addressof(form), data.data_ptr(),
+            library.threads,
+        )  # fmt: skip
+        return cls(data, form, table)
+
+    @classmethod
     def of_plain(cls, weight: Tensor) -> NativeMatrix:
         """From a matrix [rows, columns] of one of `PLAIN`'s types; its numbers stay what they are."""
         return cls(*plain_form(weight))
@@ -117,7 +154,7 @@ class NativeProduct:
     """The product of one input with several matrices, side by side."""
 
     def __init__(self, matrices: Sequence[NativeMatrix]) -> None:
-        self._held = [matrix.data for matrix in matrices]  # the forms point into it
+        self._held = [(matrix.data, matrix.table) for matrix in matrices]  # the forms point into them
         self._forms = (Matrix * len(matrices))(*(matrix.form for matrix in matrices))
         self._outputs = 0
         for form in self._forms:

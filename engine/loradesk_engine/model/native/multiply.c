@@ -11,7 +11,7 @@
 
 enum {
     FEW = LANES == 16 ? 4 : 2, /* rows at a time whose sums fit the registers */
-    MANY = 8,                 /* rows from which a chunk is made floats first */
+    MANY = 8,                  /* rows from which a chunk is made floats first */
     TILE = LANES == 16 ? 8 : 2 /* rows at a time then */
 };
 
@@ -42,7 +42,7 @@ INLINE void few_rows(const Product *product, const Matrix *matrix, const uint8_t
     const float *x = product->x + start * product->x_row + matrix->input;
     int group = matrix->group, scale_bytes = matrix->scale_bytes;
     int64_t groups = matrix->columns / group;
-    Numbers numbers = numbers_from(matrix->lowest);
+    Numbers numbers = numbers_of(matrix);
     Floats totals[FEW][VECTORS];
     for (int row = 0; row < count; row++)
         for (int vector = 0; vector < VECTORS; vector++) totals[row][vector] = (Floats){0};
@@ -94,6 +94,7 @@ INLINE void few_rows(const Product *product, const Matrix *matrix, const uint8_t
     case FLOAT32: call(FLOAT32); break; \
     case BFLOAT16: call(BFLOAT16); break; \
     case FLOAT16: call(FLOAT16); break; \
+    case TABLED: call(TABLED); break; \
     }
 
 static void by_few(const Product *product, const Matrix *matrix, const uint8_t *at, int64_t first) {
@@ -116,7 +117,7 @@ static void by_few(const Product *product, const Matrix *matrix, const uint8_t *
 /* A chunk as floats, [columns, 32]. */
 INLINE void floats_of(const Matrix *matrix, const uint8_t *at, int kind, float *to) {
     int group = matrix->group, scale_bytes = matrix->scale_bytes;
-    Numbers numbers = numbers_from(matrix->lowest);
+    Numbers numbers = numbers_of(matrix);
     for (int64_t begin = 0; begin < matrix->columns; begin += group, at += group_bytes(matrix)) {
         const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
         Floats scale[VECTORS], zero[VECTORS];

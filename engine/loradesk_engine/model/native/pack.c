@@ -34,7 +34,7 @@ INLINE void put(const Block *rows, int count, int size, const Matrix *matrix, ui
                 put_scale(codes + row * scale_bytes, row < count ? rows[row].zero[first / group] : 0, scale_bytes);
             codes += ROWS * scale_bytes;
         }
-        if (matrix->kind == HALF_BYTES) {
+        if (matrix->kind != BYTES) {
             for (int column = 0; column < group; column++)
                 for (int row = 0; row < ROWS / 2; row++) {
                     int low = rows[row].codes[first + column] - matrix->lowest;
@@ -143,14 +143,15 @@ void loradesk_rows(const Matrix *matrix, const int64_t *wanted, int64_t count, f
                 if (matrix->has_zero) memcpy(&zero, at + 4 * (ROWS + lane), 4);
             }
             for (int column = 0; column < matrix->group; column++) {
-                int code;
-                if (matrix->kind == HALF_BYTES) {
+                float value;
+                if (matrix->kind != BYTES) {
                     int both = codes[column * (ROWS / 2) + lane % (ROWS / 2)];
-                    code = (lane < ROWS / 2 ? both & 15 : both >> 4) + matrix->lowest;
+                    int code = lane < ROWS / 2 ? both & 15 : both >> 4;
+                    value = matrix->table ? matrix->table[code] : (float)(code + matrix->lowest);
                 } else {
-                    code = (int8_t)codes[column * ROWS + lane];
+                    value = (float)(int8_t)codes[column * ROWS + lane];
                 }
-                *to++ = (float)code * scale + zero;
+                *to++ = value * scale + zero;
             }
         }
     }

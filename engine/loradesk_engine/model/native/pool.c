@@ -109,3 +109,10 @@ void run(Work work, void *item, int64_t count, int64_t step, int threads) {
     }
     pthread_mutex_unlock(&owner);
 }
+
+#ifndef LORADESK_SOURCES
+#define LORADESK_SOURCES ""
+#endif
+
+/* The hash of the sources, as sources.py has it: what calls the library must be of the same version. */
+const char *loradesk_sources(void) { return LORADESK_SOURCES; }
