@@ -38,7 +38,7 @@ COMPILED = [
     if file.suffix in (".so", ".dylib", ".dll")
 ]
 NARROW = "four lanes"
-COUNTS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 40)
+COUNTS = (1, 2, 3, 4, 5, 11, 12, 13, 40)
 """Rows of an input: those that go through the codes as they are, and from 12 on those that go through floats."""
 FEW = 11
 PLAIN = (torch.float32, torch.bfloat16, torch.float16)

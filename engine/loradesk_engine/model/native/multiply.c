@@ -10,9 +10,9 @@
 #include <stdlib.h>
 
 enum {
-    FEW = LANES == 16 ? 4 : 2, /* rows at a time whose sums fit the registers */
-    MANY = 8,                  /* rows from which a chunk is made floats first */
-    TILE = LANES == 16 ? 8 : 2 /* rows at a time then */
+    FEW = LANES == 16 ? 4 : 2,  /* rows at a time whose sums fit the registers */
+    MANY = 12,                  /* rows from which a chunk is made floats first; below, no row depends on the others */
+    TILE = LANES == 16 ? 8 : 2, /* rows at a time then */
 };
 
 typedef struct {

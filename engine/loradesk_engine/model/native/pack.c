@@ -21,6 +21,8 @@ INLINE void put_scale(uint8_t *to, float value, int scale_bytes) {
         put_half(to, value);
 }
 
+enum { MOST_IN_GROUP = 64 }; /* columns; those of bitsandbytes' types */
+
 /* Some rows of a block's worth of columns into their chunk. */
 INLINE void put(const Block *rows, int count, int size, const Matrix *matrix, uint8_t *to) {
     int group = matrix->group, scale_bytes = matrix->scale_bytes;
@@ -35,12 +37,15 @@ INLINE void put(const Block *rows, int count, int size, const Matrix *matrix, ui
             codes += ROWS * scale_bytes;
         }
         if (matrix->kind != BYTES) {
-            for (int column = 0; column < group; column++)
-                for (int row = 0; row < ROWS / 2; row++) {
+            uint8_t both[ROWS / 2][MOST_IN_GROUP]; /* first joined along the rows, which a compiler does many at a time */
+            for (int row = 0; row < ROWS / 2; row++)
+                for (int column = 0; column < group; column++) {
                     int low = rows[row].codes[first + column] - matrix->lowest;
                     int high = rows[row + ROWS / 2].codes[first + column] - matrix->lowest;
-                    codes[column * (ROWS / 2) + row] = (uint8_t)((low & 15) | high << 4);
+                    both[row][column] = (uint8_t)((low & 15) | high << 4);
                 }
+            for (int column = 0; column < group; column++)
+                for (int row = 0; row < ROWS / 2; row++) codes[column * (ROWS / 2) + row] = both[row][column];
         } else {
             for (int column = 0; column < group; column++)
                 for (int row = 0; row < ROWS; row++)

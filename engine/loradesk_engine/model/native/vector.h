@@ -108,17 +108,27 @@ INLINE Floats halves_at(const uint8_t *from) {
 }
 
 INLINE float half_at(const uint8_t *from) {
+#if LANES > 4
+    uint16_t half;
+    memcpy(&half, from, sizeof half);
+    return _cvtsh_ss(half);
+#else
     uint8_t lanes[2 * LANES] = {0};
     memcpy(lanes, from, 2);
     return halves_at(lanes)[0];
+#endif
 }
 
 /* A float that is known to be a float16 number, as one. */
 INLINE void put_half(uint8_t *to, float value) {
+#if LANES > 4
+    uint16_t half = _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
+#else
     float small = value * 0x1p-112f; /* the same bits behind the exponent's, which count from elsewhere */
     uint32_t bits;
     memcpy(&bits, &small, sizeof bits);
     uint16_t half = (uint16_t)((bits >> 13 & 0x7fff) | (bits >> 16 & 0x8000));
+#endif
     memcpy(to, &half, sizeof half);
 }
 
