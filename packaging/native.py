@@ -59,7 +59,7 @@ def _say(made: list[Path]) -> None:
     if made:
         print(f"Compiled {', '.join(path.name for path in made)}", file=sys.stderr)
     else:
-        print("No kernels for the CPU, so models run slower there (Debian: apt install gcc libc6-dev).", file=sys.stderr)
+        print("No kernels for the CPU: models run slower there. They need a C compiler (Debian: gcc).", file=sys.stderr)
 
 
 try:
