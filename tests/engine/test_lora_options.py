@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import tiny
 
+from loradesk_engine.adapters.mixture import SUBSETS_BYTES, SUBSETS_KEPT
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.formats.peft import PLAIN_VALUES, read_adapter
@@ -198,3 +200,17 @@ def test_every_option_that_peft_has_is_known_here() -> None:
     known = SUPPORTED | WITHOUT_EFFECT | set(PLAIN_VALUES)
     assert {field.name for field in dataclasses.fields(LoraConfig)} <= known
     assert set(REFUSED) - {"init_lora_weights"} == set(PLAIN_VALUES) - SUPPORTED
+
+
+def test_sets_of_adapters_that_were_active_do_not_pile_up(zoo) -> None:  # type: ignore[no-untyped-def]
+    adapters = tuple(AdapterSource(name, str(path)) for name, path in zoo.adapters.items())
+    settings = LoadSettings(base=str(zoo.base), mode="lora", adapters=adapters, dtype="float32", device="cpu")
+    mixture = EngineCore.load(settings).mixture
+    assert mixture is not None
+    most = SUBSETS_BYTES * sum(adapter.nbytes for adapter in mixture.adapters)
+    places = range(len(adapters))
+    for active in (chosen for count in places for chosen in itertools.combinations(places, count + 1)):
+        mixture.delta(torch.ones(1, 1, len(adapters)), active)
+        kept = list(mixture._subsets.values())
+        assert len(kept) == 1 or (len(kept) <= SUBSETS_KEPT and sum(subset.nbytes for subset in kept) <= most)
+        assert tuple(active) in mixture._subsets

@@ -24,6 +24,7 @@ from loradesk_engine.model import kernels
 from loradesk_engine.model.linear import Linear, Projection, joined, row_slices
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
+SUBSETS_BYTES = 3  # and what they may take for the kernels, by all adapters' own memory
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Group:
     parts: tuple[Part, ...]
     width: int
     shift: _GroupShift | None
-    laid: Any
+    laid: kernels.Laid | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ class _Subset:
     groups: list[Group | None]
     layered: _Gather
     uniform: _Gather
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes for the kernels."""
+        return sum(group.laid.nbytes for group in self.groups if group is not None and group.laid is not None)
 
 
 class MixtureDelta:
@@ -409,7 +415,10 @@ class Mixture:
                     uniform.add(places[uid], rank, scale * self._global_scaling_weight)
         subset = _Subset(groups, layered.on(self._device), uniform.on(self._device))
         self._subsets[active] = subset
-        while len(self._subsets) > SUBSETS_KEPT:
+        most = SUBSETS_BYTES * sum(adapter.nbytes for adapter in self.adapters)
+        while len(self._subsets) > 1 and (
+            len(self._subsets) > SUBSETS_KEPT or sum(each.nbytes for each in self._subsets.values()) > most
+        ):
             self._subsets.popitem(last=False)
         return subset
 

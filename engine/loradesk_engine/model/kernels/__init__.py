@@ -41,6 +41,17 @@ class AdapterPart:
     aligned: int
 
 
+class Laid(Protocol):
+    """The adapters of one projection in the kernels' form.
+
+    Attributes:
+        nbytes: memory that it takes beside the adapters' own matrices.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class StepKernels(Protocol):
     """What there are kernels for. On a GPU the rows are the next tokens of as many sequences. The rows of matrices are
     contiguous.
@@ -78,7 +89,7 @@ class StepKernels(Protocol):
         """
         ...
 
-    def lay_out(self, a: Tensor, parts: Sequence[AdapterPart]) -> Any:
+    def lay_out(self, a: Tensor, parts: Sequence[AdapterPart]) -> Laid:
         """What the next two need to know of the adapters of one projection. a: [ranks of all parts, in]"""
         ...
 

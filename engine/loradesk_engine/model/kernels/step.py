@@ -29,6 +29,10 @@ class _Laid:
     layout: Tensor
     aligned: int
 
+    @property
+    def nbytes(self) -> int:
+        return self.b.nbytes
+
 
 class TritonStep:
     """`StepKernels` on a GPU."""

@@ -63,6 +63,7 @@ static void *help(void *unused) {
     for (;;) {
         wait_for_job(seen);
         seen = atomic_load(&job_number);
+        if (atomic_load(&job_helpers) <= 0) continue; /* a look costs the others nothing, what follows does */
         /* First said to be at work, then looked whether there is any: the owner does it the other way round, so it
            either sees this thread or this thread sees that the job is closed. */
         atomic_fetch_add(&at_work, 1);
@@ -88,10 +89,12 @@ void run(Work work, void *item, int64_t count, int64_t step, int threads) {
         work(item, 0, count);
         return;
     }
-    start_threads(threads - 1);
+    int64_t others = (count - 1) / step; /* more have nothing to do */
+    if (others > threads - 1) others = threads - 1;
+    start_threads((int)others);
     job_work = work, job = item, job_count = count, job_step = step;
     atomic_store(&job_next, 0);
-    atomic_store(&job_helpers, threads - 1);
+    atomic_store(&job_helpers, (int)others);
     atomic_store(&job_open, true);
     atomic_fetch_add(&job_number, 1);
     if (atomic_load(&sleeping) > 0) {

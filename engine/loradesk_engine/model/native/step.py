@@ -24,6 +24,10 @@ class _Laid:
     b: ctypes.Array[Matrix]
     held: tuple[Tensor, ...]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.held)
+
 
 class NativeStep:
     """`StepKernels` on the CPU, in float32."""
