@@ -18,6 +18,7 @@ from loradesk_engine.generation import engine as engine_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.dequantize import QUANTIZATIONS
+from loradesk_engine.model.native.library import library
 from loradesk_engine.model.native.matrix import NativeMatrix
 from loradesk_engine.model.planes import PlaneMatrix
 from loradesk_engine.model.quantized import PackedLinear, PackedMatrix, fuse_packed, held_nbytes
@@ -34,7 +35,10 @@ CPU = torch.device("cpu")
 
 every_type = pytest.mark.parametrize("kind", list(QUANTIZATIONS))
 Form = type[NativeMatrix | TableMatrix | PlaneMatrix]
-every_form = pytest.mark.parametrize("form", [NativeMatrix, TableMatrix, PlaneMatrix])
+needs_kernels = pytest.mark.skipif(library() is None, reason="the kernels were not compiled")
+every_form = pytest.mark.parametrize(
+    "form", [pytest.param(NativeMatrix, marks=needs_kernels), TableMatrix, PlaneMatrix]
+)
 
 
 def random_blocks(kind: str, rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
