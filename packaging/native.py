@@ -18,7 +18,7 @@ from typing import Any
 
 SOURCES = Path(__file__).resolve().parent.parent / "engine" / "loradesk_engine" / "model" / "native"
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra")
 X86_LEVELS = ("x86-64-v3", "x86-64-v4")  # AVX2 and AVX-512; older processors take torch's path
 
 

@@ -47,7 +47,7 @@ from loradesk_engine.model.bnb import cpu_warning
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.model.device import choose_context, choose_device, set_threads
-from loradesk_engine.model.estimate import choose_type
+from loradesk_engine.model.estimate import choose_dtype
 from loradesk_engine.model.quantized import keeps_packed
 
 MAX_SEQUENCES = 32
@@ -523,7 +523,7 @@ def _load_base(
     progress: Progress,
     previous: _Base | None,
 ) -> _Base:
-    dtype = choose_type(settings.dtype, source, device, psutil.virtual_memory().available)
+    dtype = choose_dtype(settings.dtype, source, device, psutil.virtual_memory().available)
     origin = _origin(source, context, device, dtype)
     if previous is not None and previous.origin == origin:
         return previous
@@ -547,7 +547,7 @@ def _load_base(
     if previous is not None:
         gc.collect()  # what the earlier load left in reference cycles
     bnb = source.config.bnb
-    slow = bnb is not None and device.type == "cpu" and not decoder.native
+    slow = device.type == "cpu" and not decoder.native
     warnings = (cpu_warning(bnb.bits),) if bnb is not None and slow else ()
     return _Base(origin, decoder, tokenizer, warnings)
 

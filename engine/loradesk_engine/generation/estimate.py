@@ -12,7 +12,7 @@ from loradesk_engine.formats.hub import resolve_source, silent
 from loradesk_engine.generation.engine import MAX_SEQUENCES, EngineCore, step_tokens_on
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.device import choose_context, choose_device, free_memory
-from loradesk_engine.model.estimate import choose_type, estimate_cache, estimate_weights
+from loradesk_engine.model.estimate import choose_dtype, estimate_cache, estimate_weights
 
 
 def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> MemoryEstimate:
@@ -30,7 +30,7 @@ def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> M
     context = choose_context(settings.context, config, folder)
     device = choose_device(settings.device)
     free = free_memory(device)
-    dtype = choose_type(settings.dtype, source, device, free)
+    dtype = choose_dtype(settings.dtype, source, device, free)
     weights = estimate_weights(source, device, dtype)
     cache = estimate_cache(config, dtype, context)
     shared = previous is not None and previous.shares_base(source, context, device, dtype)

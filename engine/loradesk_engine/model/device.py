@@ -42,23 +42,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
-def choose_dtype(
-    name: str, device: torch.device, float32_bytes: int, stored_bytes: int, free_bytes: int
-) -> torch.dtype:
-    """A number type by name. `auto` is bfloat16 on CUDA and MPS; on the CPU float32, which prefills three times as fast
-    there, while its weights leave half of the free memory or take no more than their file.
-
-    Args:
-        float32_bytes: of the weights in a model that computes in float32 on the CPU.
-        stored_bytes: of the weights in the file.
-    """
-    if name != "auto":
-        return DTYPES[name]
-    if device.type != "cpu":
-        return torch.bfloat16
-    return torch.float32 if float32_bytes <= max(free_bytes // 2, 1.2 * stored_bytes) else torch.bfloat16
-
-
 def choose_context(wanted: int | None, config: ModelConfig, file: Path) -> int:
     """Tokens that a sequence may hold.
 

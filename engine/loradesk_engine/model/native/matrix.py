@@ -38,17 +38,22 @@ def native_nbytes(type: str, rows: int, columns: int) -> int:
     """Memory that a matrix of this GGUF type takes for the kernels."""
     kind = QUANTIZATIONS[type]
     scales = (1 + kind.has_zero) * (2 if kind.half else 4)
-    return -(-rows // ROWS) * ROWS * (columns // kind.group * scales + columns * kind.bits // 8)
+    return _filled(rows) * (columns // kind.group * scales + columns * kind.bits // 8)
 
 
 def plain_nbytes(dtype: torch.dtype, rows: int, columns: int) -> int:
     """Memory that a matrix of plain numbers takes for the kernels."""
-    return -(-rows // ROWS) * ROWS * columns * dtype.itemsize
+    return _filled(rows) * columns * dtype.itemsize
 
 
 def four_bit_nbytes(rows: int, columns: int) -> int:
     """Memory that a matrix of bitsandbytes' 4-bit types takes for the kernels."""
-    return -(-rows // ROWS) * ROWS * (columns // 2 + columns // FOUR_BIT_GROUP * 4)
+    return _filled(rows) * (columns // 2 + columns // FOUR_BIT_GROUP * 4)
+
+
+def _filled(rows: int) -> int:
+    """Rows of whole chunks."""
+    return -(-rows // ROWS) * ROWS
 
 
 class NativeMatrix:
@@ -77,9 +82,7 @@ class NativeMatrix:
         block_size(raw, type, rows, columns, TYPES)
         kind = QUANTIZATIONS[type]
         in_halves = kind.bits == 4
-        data = torch.empty(native_nbytes(type, rows, columns), dtype=torch.uint8)
         form = Matrix(
-            data=data.data_ptr(),
             rows=rows,
             columns=columns,
             kind=HALF_BYTES if in_halves else BYTES,
@@ -88,12 +91,7 @@ class NativeMatrix:
             has_zero=kind.has_zero,
             scale_bytes=2 if kind.half else 4,
         )
-        blocks = raw.contiguous()
-        library.functions().loradesk_pack(
-            blocks.data_ptr(), TYPES[type], raw.numel() // rows, ctypes.addressof(form), data.data_ptr(),
-            library.threads,
-        )  # fmt: skip
-        return cls(data, form)
+        return cls(_packed(raw, TYPES[type], form, native_nbytes(type, rows, columns)), form)
 
     @classmethod
     def of_four_bits(cls, packed: Tensor, scales: Tensor, table: Tensor, rows: int, columns: int) -> NativeMatrix:
@@ -106,22 +104,11 @@ class NativeMatrix:
         """
         groups = rows * columns // FOUR_BIT_GROUP
         blocks = torch.cat([scales.view(groups, 1).view(torch.uint8), packed.view(groups, -1)], dim=1)
-        data = torch.empty(four_bit_nbytes(rows, columns), dtype=torch.uint8)
         table = table.contiguous()
         form = Matrix(
-            data=data.data_ptr(),
-            table=table.data_ptr(),
-            rows=rows,
-            columns=columns,
-            kind=TABLED,
-            group=FOUR_BIT_GROUP,
-            scale_bytes=4,
+            table=table.data_ptr(), rows=rows, columns=columns, kind=TABLED, group=FOUR_BIT_GROUP, scale_bytes=4
         )
-        library.functions().loradesk_pack(
-            blocks.data_ptr(), FOUR_BIT_TYPE, blocks.numel() // rows, ctypes.addressof(form), data.data_ptr(),
-            library.threads,
-        )  # fmt: skip
-        return cls(data, form, table)
+        return cls(_packed(blocks, FOUR_BIT_TYPE, form, four_bit_nbytes(rows, columns)), form, table)
 
     @classmethod
     def of_plain(cls, weight: Tensor) -> NativeMatrix:
@@ -183,11 +170,22 @@ class NativeProduct:
         return y if x.dtype == torch.float32 else y.to(x.dtype)
 
 
+def _packed(blocks: Tensor, type: int, form: Matrix, nbytes: int) -> Tensor:
+    """The memory that `form` then points to: uint8 [nbytes]. blocks: uint8, row after row."""
+    data = torch.empty(nbytes, dtype=torch.uint8)
+    form.data = data.data_ptr()
+    blocks = blocks.contiguous()
+    library.functions().loradesk_pack(
+        blocks.data_ptr(), type, blocks.numel() // form.rows, ctypes.addressof(form), data.data_ptr(), library.threads
+    )
+    return data
+
+
 def plain_form(weight: Tensor) -> tuple[Tensor, Matrix]:
     """A matrix [rows, columns] of one of `PLAIN`'s types for the kernels, and the memory that holds it."""
     rows, columns = weight.shape
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
-    data = torch.empty(-(-rows // ROWS) * ROWS * columns, dtype=weight.dtype)
+    data = torch.empty(_filled(rows) * columns, dtype=weight.dtype)
     form = Matrix(data=data.data_ptr(), rows=rows, columns=columns, kind=PLAIN[weight.dtype], group=columns)
     library.functions().loradesk_pack_plain(
         weight.data_ptr(), weight.stride(0) * weight.itemsize, ctypes.addressof(form), data.data_ptr(), library.threads

@@ -187,8 +187,8 @@ static void some_chunks(void *job, int64_t first, int64_t last) {
     leave_room(room);
 }
 
-void multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y, int64_t y_row,
-              int adds, int threads) {
+static void multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y,
+                     int64_t y_row, int adds, int threads) {
     int64_t chunks = 0, work = 0, group = 0, columns = 0;
     for (int number = 0; number < count; number++) {
         chunks += (matrices[number].rows + ROWS - 1) / ROWS;
@@ -208,7 +208,7 @@ void multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, 
             }
         product.sums = sums;
     }
-    run(some_chunks, &product, chunks, 1 + chunks / (threads * 16), work < WORTH_SHARING ? 1 : threads);
+    loradesk_run(some_chunks, &product, chunks, 1 + chunks / (threads * 16), work < WORTH_SHARING ? 1 : threads);
     free(sums);
 }
 

@@ -4,8 +4,6 @@
 #include "matrix.h"
 #include "pool.h"
 
-#include <stdbool.h>
-
 typedef struct {
     const uint8_t *blocks;
     int64_t row_bytes;
@@ -19,6 +17,13 @@ INLINE void put_scale(uint8_t *to, float value, int scale_bytes) {
         memcpy(to, &value, 4);
     else
         put_half(to, value);
+}
+
+INLINE float scale_at(const uint8_t *from, int scale_bytes) {
+    if (scale_bytes == 2) return half_at(from);
+    float value;
+    memcpy(&value, from, 4);
+    return value;
 }
 
 enum { MOST_IN_GROUP = 64 }; /* columns; those of bitsandbytes' types */
@@ -81,7 +86,7 @@ static void pack_chunks(void *job, int64_t first, int64_t last) {
 /* Put a GGUF matrix into `to`, which has room for all chunks. `matrix` says its form. */
 void loradesk_pack(const uint8_t *blocks, int type, int64_t row_bytes, const Matrix *matrix, uint8_t *to, int threads) {
     Packing packing = {blocks, row_bytes, matrix, to, type};
-    run(pack_chunks, &packing, (matrix->rows + ROWS - 1) / ROWS, 1, threads);
+    loradesk_run(pack_chunks, &packing, (matrix->rows + ROWS - 1) / ROWS, 1, threads);
 }
 
 static void pack_plain_chunks(void *job, int64_t first, int64_t last) {
@@ -109,7 +114,7 @@ static void pack_plain_chunks(void *job, int64_t first, int64_t last) {
 /* Put a matrix of plain numbers, a row so many bytes after the other, into `to`. */
 void loradesk_pack_plain(const uint8_t *numbers, int64_t row_bytes, const Matrix *matrix, uint8_t *to, int threads) {
     Packing packing = {numbers, row_bytes, matrix, to, 0};
-    run(pack_plain_chunks, &packing, (matrix->rows + ROWS - 1) / ROWS, 1,
+    loradesk_run(pack_plain_chunks, &packing, (matrix->rows + ROWS - 1) / ROWS, 1,
         matrix->rows * matrix->columns < WORTH_SHARING ? 1 : threads);
 }
 
@@ -139,14 +144,8 @@ void loradesk_rows(const Matrix *matrix, const int64_t *wanted, int64_t count, f
         }
         for (int64_t first = 0; first < matrix->columns; first += matrix->group, at += group_bytes(matrix)) {
             const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
-            float scale, zero = 0;
-            if (scale_bytes == 2) {
-                scale = half_at(at + 2 * lane);
-                if (matrix->has_zero) zero = half_at(at + 2 * (ROWS + lane));
-            } else {
-                memcpy(&scale, at + 4 * lane, 4);
-                if (matrix->has_zero) memcpy(&zero, at + 4 * (ROWS + lane), 4);
-            }
+            float scale = scale_at(at + lane * scale_bytes, scale_bytes);
+            float zero = matrix->has_zero ? scale_at(at + (ROWS + lane) * scale_bytes, scale_bytes) : 0;
             for (int column = 0; column < matrix->group; column++) {
                 float value;
                 if (matrix->kind != BYTES) {

@@ -82,7 +82,7 @@ static void start_threads(int wanted) {
     }
 }
 
-void run(Work work, void *item, int64_t count, int64_t step, int threads) {
+void loradesk_run(Work work, void *item, int64_t count, int64_t step, int threads) {
     if (count < 1) return;
     /* A second caller at the same time, as another model has, does its work by itself. */
     if (threads < 2 || count <= step || pthread_mutex_trylock(&owner) != 0) {

@@ -12,6 +12,6 @@ typedef void (*Work)(void *job, int64_t first, int64_t last);
 
 /* Do `count` items, `step` at a time, on up to `threads` threads, the caller's among them; returns when all are done.
    Whoever is free takes the next ones, so a thread that is held up by another program holds up one step only. */
-void run(Work work, void *job, int64_t count, int64_t step, int threads);
+void loradesk_run(Work work, void *job, int64_t count, int64_t step, int threads);
 
 #endif

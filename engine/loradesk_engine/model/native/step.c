@@ -42,7 +42,7 @@ static void norm_rows(void *item, int64_t first, int64_t last) {
 void loradesk_add_rms_norm(float *hidden, const float *change, const float *weight, float eps, float *out, int64_t rows,
                            int64_t size, int threads) {
     Norm job = {hidden, out, change, weight, size, eps};
-    run(norm_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);
+    loradesk_run(norm_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);
 }
 
 typedef struct {
@@ -71,7 +71,7 @@ static void gate_rows(void *item, int64_t first, int64_t last) {
 /* out = silu(gate) * up. both: [rows, 2 * size], gate first. */
 void loradesk_silu_product(const float *both, int64_t both_row, float *out, int64_t rows, int64_t size, int threads) {
     Gate job = {both, out, both_row, size};
-    run(gate_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);
+    loradesk_run(gate_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);
 }
 
 /* Rows that continue one sequence, as in batch.py. */
@@ -270,6 +270,6 @@ void loradesk_attend(const float *q, int64_t q_row, const float *k, int64_t k_ro
         items += (segments[number].length + LANES - 1) / LANES * heads;
         seen += segments[number].length * (segments[number].past + segments[number].length);
     }
-    run(rotate_rows, &job, rows, 1 + rows / (threads * 4), rows * heads * dim < WORTH_SHARING ? 1 : threads);
-    run(some_heads, &job, items, 1, seen * heads * dim < WORTH_SHARING ? 1 : threads);
+    loradesk_run(rotate_rows, &job, rows, 1 + rows / (threads * 4), rows * heads * dim < WORTH_SHARING ? 1 : threads);
+    loradesk_run(some_heads, &job, items, 1, seen * heads * dim < WORTH_SHARING ? 1 : threads);
 }
