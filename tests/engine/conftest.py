@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from support import tiny
+from support.hub_server import FakeHub, serve
 
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.model import kernels, quantized
@@ -95,3 +97,19 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         base_model_id=str(base),
     )
     return Zoo(base, adapters, xlora_peft, xlora, ordering)
+
+
+@pytest.fixture
+def hub(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub on this machine with a base, an adapter and a gated base; huggingface_hub asks it, with an empty cache."""
+    repositories = {"people/tiny": zoo.base, "people/wide": zoo.adapters["wide"], "people/gated": zoo.base}
+    with serve(FakeHub(repositories, gated={"people/gated": "secret"})) as server:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield server

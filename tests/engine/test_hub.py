@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from support.hub_server import FakeHub, serve
+from support.hub_server import FakeHub
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import Cancelled, HubError
@@ -18,21 +17,6 @@ from loradesk_engine.formats.hub import HubSource, resolve_source
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.base import read_base
 from loradesk_resources import resource_path
-
-
-@pytest.fixture
-def hub(zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:  # type: ignore[no-untyped-def]
-    repositories = {"people/tiny": zoo.base, "people/wide": zoo.adapters["wide"], "people/gated": zoo.base}
-    with serve(FakeHub(repositories, gated={"people/gated": "secret"})) as server:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        yield server
 
 
 def test_a_model_and_an_adapter_are_downloaded_once_with_progress(hub: FakeHub) -> None:

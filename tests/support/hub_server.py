@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+CHUNK = 2**16
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -26,6 +28,9 @@ class FakeHub:
         asked: method and path of every request.
         ranges: what parts of files were asked for: name -> header `Range`.
         stall: file name -> event to wait for before the second half of the file is sent.
+        whole: whether files are always sent whole, whatever part was asked for.
+        served: bytes of files that were sent: name -> count.
+        names: what the hub says of a repository's files instead of the truth: id -> list of siblings.
     """
 
     repositories: dict[str, Path]
@@ -35,6 +40,9 @@ class FakeHub:
     asked: list[tuple[str, str]] = field(default_factory=list)
     ranges: dict[str, str] = field(default_factory=dict)
     stall: dict[str, threading.Event] = field(default_factory=dict)
+    whole: bool = False
+    served: Counter[str] = field(default_factory=Counter)
+    names: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     url: str = ""
 
 
@@ -102,10 +110,13 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                     "id": repo,
                     "modelId": repo,
                     "sha": COMMIT,
-                    "siblings": [
-                        {"rfilename": str(path.relative_to(folder)), "size": path.stat().st_size, **large(path)}
-                        for path in files
-                    ],
+                    "siblings": hub.names.get(
+                        repo,
+                        [
+                            {"rfilename": str(path.relative_to(folder)), "size": path.stat().st_size, **large(path)}
+                            for path in files
+                        ],
+                    ),
                 }
             ).encode()
             self.send_response(200)
@@ -119,17 +130,21 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                 self.refuse(404, "EntryNotFound")
                 return
             data = path.read_bytes()
-            tag, whole, begin = hashlib.sha256(data).hexdigest(), len(data), 0
+            tag, whole = hashlib.sha256(data).hexdigest(), len(data)
             if path.name in hub.damaged:
                 data = data[:-1] + bytes([data[-1] ^ 1])
             wanted = self.headers.get("Range")
+            part = wanted is not None and body and not hub.whole
             if wanted is not None and body:
                 hub.ranges[path.name] = wanted
-                begin = int(wanted.removeprefix("bytes=").partition("-")[0])
-                data = data[begin:]
-            self.send_response(206 if begin else 200)
-            if begin:
-                self.send_header("Content-Range", f"bytes {begin}-{whole - 1}/{whole}")
+            if wanted is not None and part:
+                first, _, last = wanted.removeprefix("bytes=").partition("-")
+                end = min(int(last) + 1, whole) if last else whole
+                data = data[int(first) : end]
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{end - 1}/{whole}")
+            else:
+                self.send_response(200)
             self.send_header("ETag", f'"{tag}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Accept-Ranges", "bytes")
@@ -137,7 +152,7 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
             self.end_headers()
             if body:
                 half = len(data) // 2
-                self.wfile.write(data[:half])
+                self.send(path.name, data[:half])
                 if path.name in hub.stall:
                     self.wfile.flush()
                     hub.stall[path.name].wait(30)
@@ -145,7 +160,16 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                     hub.cut.discard(path.name)
                     self.close_connection = True
                     return
-                self.wfile.write(data[half:])
+                self.send(path.name, data[half:])
+
+        def send(self, name: str, data: bytes) -> None:
+            """Send a file's bytes and count them; whoever asked may have gone before the end."""
+            try:
+                for start in range(0, len(data), CHUNK):
+                    self.wfile.write(data[start : start + CHUNK])
+                    hub.served[name] += len(data[start : start + CHUNK])
+            except ConnectionError:
+                self.close_connection = True
 
         def log_message(self, format: str, *args: object) -> None:
             pass
