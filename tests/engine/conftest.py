@@ -14,14 +14,16 @@ from support import tiny
 from support.hub_server import FakeHub, serve
 
 from loradesk_engine.commands import LoadSettings
-from loradesk_engine.model import kernels, quantized
+from loradesk_engine.model import device, kernels, quantized
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it saves
 
 
 @pytest.fixture(params=["kernels", "torch"])
 def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The compiled kernels do what they can, and torch does all of it."""
+    """On the CPU: the compiled kernels do what they can, and torch does all of it."""
+    others = device.available_devices()
+    monkeypatch.setattr(device, "available_devices", lambda: ("cpu", *others))
     if request.param == "torch":
         monkeypatch.setattr(quantized, "library", lambda: None)
         monkeypatch.setattr(kernels, "step_kernels", lambda device, dtype: None)

@@ -187,10 +187,9 @@ def test_rows_of_one_batch_have_their_own(base: Path, trained: dict[str, Trained
 
 
 @pytest.mark.parametrize("name", ["use_dora", "lora_bias", "bias"])
-@pytest.mark.parametrize("device", DEVICES)
-def test_it_decodes_like_peft(base: Path, trained: dict[str, Trained], device: str, name: str) -> None:
+def test_it_decodes_like_peft(base: Path, trained: dict[str, Trained], name: str) -> None:
     """Beside a plain adapter, switched on while the graphs of a GPU are there."""
-    engine = load(base, trained["plain"].folder, trained[name].folder, device=device)
+    engine = load(base, trained["plain"].folder, trained[name].folder)
     for active in ("plain", name, "plain"):
         engine.activate({active: 1.0})
         prompt, tokens = IDS[0, :12].tolist(), []

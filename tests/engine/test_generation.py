@@ -194,6 +194,31 @@ def test_batched_equals_alone(zoo, mode: str) -> None:  # type: ignore[no-untype
     assert [together[one.request_id] for one in asked] == alone
 
 
+def test_nobody_waits_for_anothers_wrong_guess(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    engine, passes = xlora(zoo), []
+    compute = engine._runner._compute
+    monkeypatch.setattr(engine._runner, "_graphs", None)  # where there are any
+    monkeypatch.setattr(
+        engine._runner, "_compute", lambda rows, *rest: passes.append(len(rows)) or compute(rows, *rest)
+    )
+    prompts = [PROMPT[number:] for number in range(4)]
+    alone = [ask(engine, prompt, temperature=0.7, seed=number) for number, prompt in enumerate(prompts)]
+    asked = [request(prompt, temperature=0.7, seed=number) for number, prompt in enumerate(prompts)]
+    for one in asked:
+        engine.submit(one)
+    events = engine.step()  # the prompts
+    more = 0  # passes beyond one a step
+    while engine.busy:
+        passes.clear()
+        events += engine.step()
+        more += len(passes) - 1
+    together = answers(events)
+    assert [together[one.request_id] for one in asked] == alone
+    misses = sum(end.look_ahead.misses for end in events if isinstance(end, RequestFinished) and end.look_ahead)
+    assert misses > 8
+    assert more < misses / 4  # the least that a pass for the wrong guesses of each step would be
+
+
 def test_more_requests_than_slots_are_all_answered_in_order(zoo) -> None:  # type: ignore[no-untyped-def]
     engine = lora(zoo, max_sequences=2)
     expected = ask(engine, tokens=5)

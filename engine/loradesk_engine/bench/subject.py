@@ -175,6 +175,7 @@ class ShapeSubject(Subject):
             max_sequences=self.sequences,
         )
         engine.enter_thread()
+        engine.prepare()
         return engine
 
     def _adapters(self, work: Work, decoder: Decoder) -> LoadedAdapters:

@@ -39,21 +39,23 @@ from loradesk_engine.formats.hub import Progress, resolve_source, silent
 from loradesk_engine.formats.tokenizer import TextStream, Tokenizer
 from loradesk_engine.generation.runner import Prediction, Runner
 from loradesk_engine.generation.sampling import draw, logprob_of, process
-from loradesk_engine.generation.scheduler import Scheduler
+from loradesk_engine.generation.scheduler import IDLE_SLOTS, Scheduler
 from loradesk_engine.generation.sequence import AdapterState, Sequence, XLoraState
 from loradesk_engine.generation.stop import StopStrings
 from loradesk_engine.model.base import BaseSource, read_base
 from loradesk_engine.model.bnb import cpu_warning
 from loradesk_engine.model.build import build_decoder
+from loradesk_engine.model.cache import GROWTH
 from loradesk_engine.model.decoder import Decoder
-from loradesk_engine.model.device import choose_context, choose_device, set_threads
-from loradesk_engine.model.estimate import choose_dtype
+from loradesk_engine.model.device import choose_context, choose_device, free_memory, set_threads
+from loradesk_engine.model.estimate import choose_dtype, estimate_cache
 from loradesk_engine.model.quantized import keeps_packed
 
 MAX_SEQUENCES = 32
 STEP_TOKENS = 512
 GPU_STEP_TOKENS = 2048
 MAX_WEIGHT = 100.0
+CACHE_SHARE = 0.1  # of the free memory of a GPU that the cache may take before anybody asks anything
 
 
 def step_tokens_on(device: torch.device) -> int:
@@ -156,8 +158,17 @@ class EngineCore:
         )
         engine.enter_thread()
         progress("Preparing", 1.0)
-        engine._runner.prepare()
+        engine.prepare()
         return engine
+
+    def prepare(self) -> None:
+        """Make the first answers as fast as later ones: on a GPU their steps are captured, and the cache has room for
+        as much as one conversation that fills the context, shared by a few.
+        """
+        sequences = min(IDLE_SLOTS, self._scheduler.max_sequences)
+        held = estimate_cache(self.decoder.config, self.decoder.dtype, GROWTH) // GROWTH  # by a position
+        most = int(free_memory(self.decoder.device) * CACHE_SHARE) // (sequences * held)
+        self._runner.prepare(sequences, max(1, min(self.context // sequences, most)))
 
     def shares_base(self, source: BaseSource, context: int, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether a load of this base, with this engine as `previous`, takes its weights over."""
@@ -388,7 +399,7 @@ class EngineCore:
                     sequence.request_id, sequence.prompt_length, sequence.cached, dict(sequence.state.weights)
                 )
             )
-        chunks = self._scheduler.plan()
+        chunks = self._runner.begin(self._scheduler.plan())
         if not chunks:
             return events
         try:

@@ -110,7 +110,8 @@ class Runner:
     sampled token equals the guess, its scalings are ready; else its scaling row runs by itself. Only the scalings'
     computation is speculative: the output is the same for any sampling. A guess row that is wrong costs time, so it is
     left out while the base's guesses are mostly wrong; they stay known from the scaling rows, and so is when they
-    become right again.
+    become right again. Where other sequences decode beside it, the row of a wrong guess's true token rides in their
+    pass and the sequence itself comes with the next one, so nobody waits for somebody else's wrong guess.
 
     On CUDA the next step of sequences that decode starts as soon as their tokens are drawn, before the host has read
     them: what the host does with a token costs no time then. If the next step turns out to be another one (a request
@@ -140,6 +141,7 @@ class Runner:
         self._weights: dict[object, Tensor] = {}  # adapter state's key -> float32 [1, 1, adapters]
         self._uniform: tuple[Tensor, tuple[int, ...], MixtureDelta | None] | None = None  # the last one made
         self._new_guesses: list[tuple[Sequence, Tensor]] = []  # not read from the device yet
+        self._behind: list[Chunk] = []  # whose scaling rows ride in the next pass
         self._replayed: _Replayed | None = None  # the step that tokens are drawn from now
         self._started: _Replayed | None = None  # the step after it, if it was started already
         self._graphs: DecodeGraphs | None = None
@@ -151,21 +153,37 @@ class Runner:
             self._kernels = kernels.step_kernels(decoder.device, decoder.dtype)
 
     @torch.inference_mode()
-    def prepare(self) -> None:
-        """Compile and capture what the first tokens need, so that they do not wait for it."""
+    def prepare(self, sequences: int, positions: int) -> None:
+        """Compile and capture what the first tokens need, so that they do not wait for it.
+
+        sequences, positions: what the cache has room for from the start. One that grows lies elsewhere afterwards, and
+            the graphs are captured anew.
+        """
         if self._graphs is None:
             return
-        self.cache.reserve(self._slots_each, 1)
+        self.cache.reserve(sequences * self._slots_each, positions)
         for rows in range(1, self._slots_each + 1):
             for adapted in (False, True) if self.mixture is not None and self.mixture.adapters else (False,):
                 zeros = [0] * rows
                 self._graphs.graph(rows, adapted=adapted).run(zeros, zeros, zeros, [None] * rows)
 
+    def begin(self, chunks: Many[Chunk]) -> list[Chunk]:
+        """Those of a step's chunks that `run` is to compute now. Of the others only the scaling rows run beside them;
+        they are ready in the next step.
+        """
+        self._behind = []
+        if self.classifier is None:
+            return list(chunks)
+        missing = [chunk for chunk in chunks if not self._has_scalings(chunk)]
+        if len(missing) < len(chunks) and all(chunk.length == 1 for chunk in missing):
+            self._behind = missing
+        return [chunk for chunk in chunks if chunk not in self._behind]
+
     @torch.inference_mode()
     def run(self, chunks: Many[Chunk]) -> list[Prediction | None]:
-        """Compute chunks. Predicts what follows each chunk that reaches the end of its sequence."""
+        """Compute what `begin` gave. Predicts what follows each chunk that reaches the end of its sequence."""
         self._new_guesses.clear()
-        self._reserve(chunks)
+        self._reserve([*chunks, *self._behind])
         scalings = self._scalings(chunks)
         started, self._started, self._replayed = self._started, None, None
         if started is not None and (computed := started.rows_of(chunks, scalings)) is not None:
@@ -178,15 +196,16 @@ class Runner:
                 chunk.sequence.xlora.checked = chunk.sequence.xlora.guess
         guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
         rows += [self._guess_row(chunk) for chunk in guessed]
+        rows += [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in self._behind]
         active = self._active([chunk.sequence for chunk in chunks])
         ends = [chunk.start + chunk.length == len(chunk.sequence.tokens) for chunk in chunks]
         asked = [number for number, end in enumerate(ends) if end]
-        guesses = list(range(len(chunks), len(rows)))
-        passed = self._pass(rows, [*asked, *guesses], guesses, active)
+        ahead = list(range(len(chunks), len(rows)))  # scaling rows
+        passed = self._pass(rows, [*asked, *ahead], ahead, active)
         if passed.graph is not None and self.classifier is None:
             # (the scalings of X-LoRA's next step are not known before its token is)
             self._replayed = _Replayed(passed.graph, chunks, scalings)
-        for place, chunk in enumerate(guessed):
+        for place, chunk in enumerate([*guessed, *self._behind]):
             assert passed.scalings is not None
             _xlora(chunk.sequence).ready = passed.scalings[place]
             self._new_guesses.append((chunk.sequence, passed.best[len(asked) + place]))

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from loradesk_engine.model.batch import Batch
 
-MAX_ROWS = 32
-"""Most rows of a decoding step that Triton's kernels take."""
+MAX_ROWS = 64
+"""Most rows of a decoding step that Triton's kernels take: X-LoRA has two for each of 32 sequences."""
 
 
 @dataclass(frozen=True)
