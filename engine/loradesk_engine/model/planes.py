@@ -12,9 +12,9 @@ from loradesk_engine.model import kernels
 from loradesk_engine.model.dequantize import QUANTIZATIONS, codes
 from loradesk_engine.model.linear import row_slices
 
-TRIAL_ROWS = 64
-TRIAL_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # by the largest value
-_TRIED: dict[tuple[object, ...], bool] = {}  # by device and form of the matrix
+TRIAL_ROWS = 160  # more than a program of the kernels has outputs
+TRIAL_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # by the largest value
+_TRIED: dict[tuple[object, ...], bool] = {}  # by device, form of the matrix, type and count of rows
 
 
 def planes_nbytes(type: str, rows: int, columns: int) -> int:
@@ -39,7 +39,6 @@ class PlaneMatrix:
         self.columns = columns
         self.lowest = lowest
         self.group = columns // scale.shape[1]
-        self._fast = False
         self._hold(codes, scale, zero)
 
     def _hold(self, codes: Tensor, scale: Tensor, zero: Tensor | None) -> None:
@@ -65,9 +64,7 @@ class PlaneMatrix:
             scale[part] = some.scale.t()
             if zero is not None and some.zero is not None:
                 zero[part] = some.zero.t()
-        matrix = cls(values, scale, zero, columns, kind.lowest)
-        matrix._fast = matrix._kernel_is_right()
-        return matrix
+        return cls(values, scale, zero, columns, kind.lowest)
 
     @property
     def nbytes(self) -> int:
@@ -79,11 +76,12 @@ class PlaneMatrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [count, columns] -> [count, rows] of x's type"""
-        if self._fast and x.shape[0] <= kernels.MAX_ROWS:
+        count = x.shape[0]
+        if 0 < count <= kernels.MAX_ROWS and x.stride(1) == 1 and self._kernel_is_right(count, x.dtype):
             from loradesk_engine.model.kernels.quantized import multiply
 
             return multiply(x, self)
-        parts = [F.linear(x, self._floats(part, x.dtype)) for part in row_slices(self.rows, self.columns)]
+        parts = [F.linear(x, self._slice(part, x.dtype)) for part in row_slices(self.rows, self.columns)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def rows_at(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -105,35 +103,50 @@ class PlaneMatrix:
             own = slice(start, start + matrix.rows)
             start += matrix.rows
             matrix._hold(codes[own], scale[own], None if zero is None else zero[own])
-        joined = PlaneMatrix(codes, scale, zero, first.columns, first.lowest)
-        joined._fast = first._fast
-        return joined
+        return PlaneMatrix(codes, scale, zero, first.columns, first.lowest)
+
+    def _slice(self, part: slice, dtype: torch.dtype) -> Tensor:
+        """Neighbouring rows as floats, [count, columns]."""
+        if not self._kernel_is_right(0, dtype):
+            return self._floats(part, dtype)
+        from loradesk_engine.model.kernels.quantized import floats
+
+        return floats(self, part, dtype)
 
     @torch.inference_mode()
-    def _kernel_is_right(self) -> bool:
-        """Whether Triton's kernel computes on this device what torch does; tried once for each form of matrix.
+    def _kernel_is_right(self, count: int, dtype: torch.dtype) -> bool:
+        """Whether Triton's kernel computes on this device what torch does; tried once for each form of matrix, type
+        and size of kernel, before a graph with it is captured.
 
         What a compiler makes of a kernel differs between GPUs, and a wrong answer would look like a bad model.
+
+        count: rows of a product; 0: the numbers themselves.
         """
         device = self.codes.device
         if not kernels.usable(device):
             return False
-        form = (device, *self._form())
-        if form not in _TRIED:
+        from loradesk_engine.model.kernels.quantized import padded
+
+        trial = (device, *self._form(), dtype, padded(count) if count else 0)
+        if trial not in _TRIED:
             zero = None if self.zero is None else self.zero[:TRIAL_ROWS]
             some = PlaneMatrix(self.codes[:TRIAL_ROWS], self.scale[:TRIAL_ROWS], zero, self.columns, self.lowest)
             try:
-                _TRIED[form] = all(some._agrees(count, dtype) for count in (1, 2, 3) for dtype in TRIAL_ERRORS)
+                _TRIED[trial] = some._agrees(count, dtype)
             except Exception:  # Triton's own, for a GPU it cannot compile this for
-                _TRIED[form] = False
-        return _TRIED[form]
+                _TRIED[trial] = False
+        return _TRIED[trial]
 
     def _agrees(self, count: int, dtype: torch.dtype) -> bool:
-        from loradesk_engine.model.kernels.quantized import multiply
+        from loradesk_engine.model.kernels.quantized import floats, multiply
 
-        x = torch.arange(count * self.columns, device=self.codes.device).sin().view(count, -1).to(dtype)
-        expected = F.linear(x.float(), self._floats(slice(None), torch.float32))
-        error = (multiply(x, self).float() - expected).abs().max()
+        expected = self._floats(slice(None), torch.float32)
+        if not count:
+            found = floats(self, slice(None), dtype)
+        else:
+            x = torch.arange(count * self.columns, device=self.codes.device).sin().view(count, -1).to(dtype)
+            expected, found = F.linear(x.float(), expected), multiply(x, self)
+        error = (found.float() - expected).abs().max()
         return bool(error <= TRIAL_ERRORS[dtype] * expected.abs().max())
 
     def _form(self) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from support import tiny
 
 from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSettings, Sampling
@@ -71,19 +72,21 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     tiny.write_tokenizer(folder / "base")
     for number, rank in enumerate((8, 16)):
         tiny.make_lora(folder / "base", folder / str(number), number, r=rank, target_modules=case.targets)
+        file = folder / str(number) / "adapter_model.safetensors"
+        # the same numbers for all that compare
+        save_file({key: value.bfloat16() for key, value in load_file(file).items()}, file)
     return case, folder
 
 
 def theirs(folder: Path, held_in: torch.dtype, *, adapters: bool) -> Any:
     """transformers' model, with PEFT's adapters on top if wanted."""
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder / "base", dtype=torch.bfloat16, attn_implementation="eager"
+        folder / "base", dtype=held_in, attn_implementation="eager"
     )
     if adapters:
         model = peft.PeftModel.from_pretrained(model, folder / "0", adapter_name="0", autocast_adapter_dtype=False)
         model.load_adapter(folder / "1", adapter_name="1", autocast_adapter_dtype=False)
         model.base_model.set_adapter(["0", "1"])
-        model = model.bfloat16()  # the same numbers for all that compare
     if model.config.model_type == "mixtral":
         model.set_experts_implementation("eager")  # the other one has no float64
     return model.to("cuda", held_in).eval()

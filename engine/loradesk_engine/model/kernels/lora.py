@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from loradesk_engine.model.kernels.sum import sum_shares
+
 COLUMNS = 32  # of the output, to a program
 SHARES = 8  # of the input
 
@@ -45,16 +47,6 @@ def _shrink(
             )
             result += tl.dot(values, tl.trans(weights), input_precision="ieee")
     tl.store(shares + (part * rows + row[:, None]) * ranks + rank[None, :], result * factor, mask=real)
-
-
-@triton.jit
-def _sum(shares, inner, count, SHARES: tl.constexpr, AT_ONCE: tl.constexpr):
-    place = tl.program_id(0) * AT_ONCE + tl.arange(0, AT_ONCE)
-    real = place < count
-    result = tl.zeros([AT_ONCE], tl.float32)
-    for share in tl.static_range(SHARES):
-        result += tl.load(shares + share * count + place, mask=real, other=0.0)
-    tl.store(inner + place, result.to(inner.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -133,7 +125,7 @@ def shrink(x: Tensor, a: Tensor, factors: Tensor) -> Shrunk:
             x, a, factors, shares, rows, ranks, size, share,
             x.stride(0), factors.stride(0) if len(factors) > 1 else 0, _padded(rows), 16, at_once, num_warps=4,
         )  # fmt: skip
-        _sum[(triton.cdiv(rows * ranks, 256),)](shares, inner, rows * ranks, SHARES, 256, num_warps=2)
+        sum_shares(shares, inner)
     return Shrunk(inner, shares, side)
 
 

@@ -1,4 +1,4 @@
-"""Few rows times a quantized matrix: only its codes and scales are read."""
+"""Products with a quantized matrix of which only the codes and scales are read, and its numbers as floats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-FEW = 2  # rows up to which inputs and codes are multiplied one by one; for more the matrix units are quicker
+from loradesk_engine.model.kernels.sum import sum_shares
+
+SHARES = 4  # of the columns, where a matrix has too few rows to keep a large GPU busy
+BUSY = 132  # programs
 
 
 class Planes(Protocol):
@@ -28,121 +31,157 @@ class Planes(Protocol):
 
 
 @triton.jit
-def _products(low, high, x, group, place, inside, GROUP: tl.constexpr, NIBBLES: tl.constexpr):
-    # codes of groups times one row of inputs, and the sums of these inputs
-    source = x + group[:, None] * GROUP
-    if NIBBLES:
-        even = tl.load(source + 2 * place[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-        odd = tl.load(source + 2 * place[None, :] + 1, mask=inside[:, None], other=0.0).to(tl.float32)
-        return tl.sum(low * even[None, :, :] + high * odd[None, :, :], axis=2), tl.sum(even + odd, axis=1)
-    value = tl.load(source + place[None, :], mask=inside[:, None], other=0.0).to(tl.float32)
-    return tl.sum(low * value[None, :, :], axis=2), tl.sum(value, axis=1)
+def _numbers(codes, LOWEST: tl.constexpr):
+    # 2**23 + code is put together from bits: turning integers into floats takes a GPU several times as long
+    return (codes.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - (8388608 - LOWEST)
 
 
 @triton.jit
-def _multiply_few(
-    x, codes, scale, zero, y, rows, groups, x_row,
-    TWO: tl.constexpr, GROUP: tl.constexpr, LOWEST: tl.constexpr, NIBBLES: tl.constexpr, HAS_ZERO: tl.constexpr,
-    OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
+def _pairs(x, place, inside, PAIRED: tl.constexpr):
+    # the inputs at 2 * place and behind it; PAIRED: two of bfloat16 are read as one word
+    if PAIRED:
+        both = tl.load(x.to(tl.pointer_type(tl.int32)) + place, mask=inside, other=0)
+        return (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
+    even = tl.load(x + 2 * place, mask=inside, other=0.0).to(tl.float32)
+    return even, tl.load(x + 2 * place + 1, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _multiply_one(
+    x, codes, scale, zero, y, rows, groups,
+    GROUP: tl.constexpr, LOWEST: tl.constexpr, NIBBLES: tl.constexpr, HAS_ZERO: tl.constexpr,
+    OUTPUTS: tl.constexpr, GROUPS: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     # A tile is [OUTPUTS, GROUPS, bytes of a group]; a group's products are summed up first and scaled once.
     HELD: tl.constexpr = GROUP // 2 if NIBBLES else GROUP
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    real = output < rows
-    line = output.to(tl.int64)
+    line = tl.minimum(output, rows - 1).to(tl.int64)
     place = tl.arange(0, HELD)
     total = tl.zeros([OUTPUTS, GROUPS], tl.float32)
-    second = tl.zeros([OUTPUTS, GROUPS], tl.float32)
     for first in range(0, groups, GROUPS):
         group = first + tl.arange(0, GROUPS)
         inside = group < groups
-        known = real[:, None] & inside[None, :]
         at = line[:, None] * groups + group[None, :]
-        held = tl.load(codes + at[:, :, None] * HELD + place[None, None, :], mask=known[:, :, None], other=0)
-        factor = tl.load(scale + at, mask=known, other=0.0).to(tl.float32)
-        low = ((held & 15 if NIBBLES else held).to(tl.int32) + LOWEST).to(tl.float32)
-        high = ((held >> 4).to(tl.int32) + LOWEST).to(tl.float32)
-        products, inputs = _products(low, high, x, group, place, inside, GROUP, NIBBLES)
-        total += products * factor
+        held = tl.load(codes + at[:, :, None] * HELD + place[None, None, :], mask=inside[None, :, None], other=0)
+        factor = tl.load(scale + at, mask=inside[None, :], other=0.0).to(tl.float32)
+        here = group[:, None] * HELD + place[None, :]
+        if NIBBLES:
+            even, odd = _pairs(x, here, inside[:, None], PAIRED)
+            products = _numbers(held & 15, LOWEST) * even[None, :, :] + _numbers(held >> 4, LOWEST) * odd[None, :, :]
+            inputs = tl.sum(even + odd, axis=1)
+        else:
+            value = tl.load(x + here, mask=inside[:, None], other=0.0).to(tl.float32)
+            products = _numbers(held, LOWEST) * value[None, :, :]
+            inputs = tl.sum(value, axis=1)
+        total += tl.sum(products, axis=2) * factor
         if HAS_ZERO:
-            added = tl.load(zero + at, mask=known, other=0.0).to(tl.float32)
-            total += inputs[None, :] * added
-        if TWO:
-            products, inputs = _products(low, high, x + x_row, group, place, inside, GROUP, NIBBLES)
-            second += products * factor
-            if HAS_ZERO:
-                second += inputs[None, :] * added
-    tl.store(y + output, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=real)
-    if TWO:
-        tl.store(y + rows + output, tl.sum(second, axis=1).to(y.dtype.element_ty), mask=real)
+            total += inputs[None, :] * tl.load(zero + at, mask=inside[None, :], other=0.0).to(tl.float32)
+    tl.store(y + output, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=output < rows)
 
 
 @triton.jit
-def _multiply_many(
-    x, codes, scale, zero, y, count, rows, groups, x_row,
+def _multiply(
+    x, codes, scale, zero, y, count, rows, groups, share, x_row,
     COUNT: tl.constexpr, GROUP: tl.constexpr, LOWEST: tl.constexpr, NIBBLES: tl.constexpr, HAS_ZERO: tl.constexpr,
     OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
+    # The weights become numbers of x's type in registers, for the matrix units. y: [shares, count, rows]
     HELD: tl.constexpr = GROUP // 2 if NIBBLES else GROUP
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    real = output < rows
-    line = output.to(tl.int64)
+    part = tl.program_id(1)
+    line = tl.minimum(output, rows - 1).to(tl.int64)
     row = tl.arange(0, COUNT)
-    counted = row < count
-    offset = tl.arange(0, GROUPS * HELD)
-    member = offset // HELD
-    total = tl.zeros([COUNT, OUTPUTS], tl.float32)
-    for first in range(0, groups, GROUPS):
-        group = first + member
-        inside = group < groups
-        known = real[:, None] & inside[None, :]
-        place = first * HELD + offset
-        held = tl.load(codes + line[:, None] * groups * HELD + place[None, :], mask=known, other=0)
-        at = line[:, None] * groups + group[None, :]
-        factor = tl.load(scale + at, mask=known, other=0.0).to(tl.float32)
-        added = tl.zeros_like(factor)
-        if HAS_ZERO:
-            added = tl.load(zero + at, mask=known, other=0.0).to(tl.float32)
-        given = counted[:, None] & inside[None, :]
+    last = tl.minimum((part + 1) * share, groups)
+    total = tl.zeros([OUTPUTS, COUNT], tl.float32)
+    for first in range(part * share, last, GROUPS):
+        byte = first * HELD + tl.arange(0, GROUPS * HELD)
+        known = (byte < last * HELD)[None, :]
+        held = tl.load(codes + line[:, None] * (groups * HELD) + byte[None, :], mask=known, other=0)
         if NIBBLES:
-            source = x + row[:, None] * x_row + 2 * place[None, :]
-            even = tl.load(source, mask=given, other=0.0)
-            odd = tl.load(source + 1, mask=given, other=0.0)
-            low = ((held & 15).to(tl.int32) + LOWEST).to(tl.float32) * factor + added
-            high = ((held >> 4).to(tl.int32) + LOWEST).to(tl.float32) * factor + added
-            total += tl.dot(even, tl.trans(low.to(even.dtype)), input_precision="ieee")
-            total += tl.dot(odd, tl.trans(high.to(odd.dtype)), input_precision="ieee")
-        else:
-            value = tl.load(x + row[:, None] * x_row + place[None, :], mask=given, other=0.0)
-            weight = (held.to(tl.int32) + LOWEST).to(tl.float32) * factor + added
-            total += tl.dot(value, tl.trans(weight.to(value.dtype)), input_precision="ieee")
-    tl.store(
-        y + row[:, None] * rows + output[None, :],
-        total.to(y.dtype.element_ty),
-        mask=counted[:, None] & real[None, :],
-    )
+            held = tl.interleave(held & 15, held >> 4)
+        group = first + tl.arange(0, GROUPS)
+        inside = (group < last)[None, :]
+        at = line[:, None] * groups + group[None, :]
+        factor = tl.load(scale + at, mask=inside, other=0.0).to(tl.float32)
+        weight = tl.reshape(_numbers(held, LOWEST), [OUTPUTS, GROUPS, GROUP]) * factor[:, :, None]
+        if HAS_ZERO:
+            weight += tl.load(zero + at, mask=inside, other=0.0).to(tl.float32)[:, :, None]
+        weight = tl.reshape(weight, [OUTPUTS, GROUPS * GROUP]).to(x.dtype.element_ty)
+        column = first * GROUP + tl.arange(0, GROUPS * GROUP)
+        given = (row < count)[:, None] & (column < last * GROUP)[None, :]
+        value = tl.load(x + row[:, None] * x_row + column[None, :], mask=given, other=0.0)
+        total += tl.dot(weight, tl.trans(value), input_precision="ieee")
+    target = y + (part * count + row[None, :]).to(tl.int64) * rows + output[:, None]
+    tl.store(target, total.to(y.dtype.element_ty), mask=(row < count)[None, :] & (output < rows)[:, None])
+
+
+@triton.jit
+def _floats(
+    codes, scale, zero, out, count,
+    GROUP: tl.constexpr, LOWEST: tl.constexpr, NIBBLES: tl.constexpr, HAS_ZERO: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    HELD: tl.constexpr = GROUP // 2 if NIBBLES else GROUP
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    real = group < count
+    held = tl.load(codes + group[:, None] * HELD + tl.arange(0, HELD)[None, :], mask=real[:, None], other=0)
+    if NIBBLES:
+        held = tl.interleave(held & 15, held >> 4)
+    values = _numbers(held, LOWEST) * tl.load(scale + group, mask=real, other=0.0).to(tl.float32)[:, None]
+    if HAS_ZERO:
+        values += tl.load(zero + group, mask=real, other=0.0).to(tl.float32)[:, None]
+    target = out + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    tl.store(target, values.to(out.dtype.element_ty), mask=real[:, None])
+
+
+def padded(count: int) -> int:
+    """Rows that the kernel for so many is compiled for: 1, or a power of two that the matrix units take."""
+    return 1 if count == 1 else max(16, int(triton.next_power_of_2(count)))
 
 
 def multiply(x: Tensor, matrix: Planes) -> Tensor:
     """x times the transposed matrix, summed up in float32.
 
+    The sizes of the tiles are those that were quickest on an H100 for Q4_K and Q6_K.
+
     x: [count, columns], its columns side by side, at most `kernels.MAX_ROWS` rows -> [count, rows] of x's type
     """
     count, rows, groups = x.shape[0], matrix.rows, matrix.columns // matrix.group
     y = torch.empty((count, rows), dtype=x.dtype, device=x.device)
-    zero = matrix.scale if matrix.zero is None else matrix.zero
-    kind = (matrix.group, matrix.lowest, matrix.in_nibbles, matrix.zero is not None)
-    if count <= FEW:
-        outputs, at_once = 8, 512 // matrix.group
-        _multiply_few[(triton.cdiv(rows, outputs),)](
-            x, matrix.codes, matrix.scale, zero, y, rows, groups, x.stride(0), count == 2, *kind, outputs, at_once,
-            num_warps=4,
-        )  # fmt: skip
+    planes = (matrix.codes, matrix.scale, matrix.scale if matrix.zero is None else matrix.zero)
+    kind = _kind(matrix)
+    if count == 1:
+        outputs, at_once = 4, 1024 // matrix.group
+        paired = x.dtype == torch.bfloat16 and x.data_ptr() % 4 == 0
+        _multiply_one[(triton.cdiv(rows, outputs),)](
+            x, *planes, y, rows, groups, *kind, outputs, at_once, paired, num_warps=2
+        )
         return y
-    outputs, at_once = 32, 128 // matrix.group
-    padded = max(16, triton.next_power_of_2(count))  # the matrix units' least
-    _multiply_many[(triton.cdiv(rows, outputs),)](
-        x, matrix.codes, matrix.scale, zero, y, count, rows, groups, x.stride(0), padded, *kind, outputs, at_once,
-        num_warps=4,
-    )  # fmt: skip
-    return y
+    block = padded(count)
+    outputs, columns = (64, 256 if matrix.in_nibbles else 128) if block == 16 else (128, 128)
+    if x.dtype == torch.float32:
+        outputs, columns = 32, 64  # twice the bytes in a multiprocessor's memory
+    at_once = columns // matrix.group
+    blocks = triton.cdiv(rows, outputs)
+    shares = SHARES if blocks < BUSY else 1
+    share = triton.cdiv(triton.cdiv(groups, shares), at_once) * at_once
+    sums = y if shares == 1 else torch.empty((shares, count, rows), dtype=torch.float32, device=x.device)
+    _multiply[(blocks, shares)](
+        x, *planes, sums, count, rows, groups, share, x.stride(0), block, *kind, outputs, at_once, num_warps=4
+    )
+    return y if shares == 1 else sum_shares(sums, y)
+
+
+def floats(matrix: Planes, part: slice, dtype: torch.dtype) -> Tensor:
+    """Some rows of the matrix, [rows of the part, columns]; computed in float32."""
+    codes, scale = matrix.codes[part], matrix.scale[part]
+    zero = scale if matrix.zero is None else matrix.zero[part]
+    out = torch.empty((codes.shape[0], matrix.columns), dtype=dtype, device=codes.device)
+    at_once = 4096 // matrix.group
+    _floats[(triton.cdiv(scale.numel(), at_once),)](
+        codes, scale, zero, out, scale.numel(), *_kind(matrix), at_once, num_warps=4
+    )
+    return out
+
+
+def _kind(matrix: Planes) -> tuple[int, int, bool, bool]:
+    return matrix.group, matrix.lowest, matrix.in_nibbles, matrix.zero is not None
