@@ -229,7 +229,9 @@ class MainWindow(QMainWindow):
             self.loader = LoaderDialog(self.theme, self._devices, self)
             self.loader.load_requested.connect(self.load)
             self.loader.cancel_requested.connect(self.cancel_load)
-            self.loader.estimate_requested.connect(lambda settings: self.client.send(Estimate(settings)))
+            self.loader.estimate_requested.connect(
+                lambda settings, ask_hub: self.client.send(Estimate(settings, ask_hub))
+            )
             self.client.memory_estimated.connect(self.loader.show_estimate)
             self.client.estimate_failed.connect(self.loader.show_no_estimate)
             self.loader.edit_ordering_requested.connect(self.open_editor)

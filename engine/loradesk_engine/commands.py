@@ -183,9 +183,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Tell how much memory a load would take, from headers alone; a newer one replaces those that wait."""
+    """Tell how much memory a load would take, from headers alone; a newer one replaces those that wait.
+
+    Attributes:
+        ask_hub: whether to fetch the headers of what is not downloaded yet.
+    """
 
     settings: LoadSettings
+    ask_hub: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from PySide6.QtGui import QDropEvent, QGuiApplication
 from loradesk_app.loader import recent
 from loradesk_app.loader.adapter_list_model import AdapterListModel
 from loradesk_app.loader.load_form import LoadForm
+from loradesk_app.loader.typing_watch import inserted
 from loradesk_engine.commands import AdapterSource, CancelLoad, ChatRequest, Estimate, Load, LoadSettings
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.events import (
@@ -312,3 +313,72 @@ def test_an_estimate_of_what_was_chosen_before_is_not_shown(dialog, window, work
     window.client.drain()
     assert dialog.memory.sentence.text() == "No estimate: It has not been downloaded yet."
     assert not dialog.memory.bar.isVisible()
+
+
+def test_the_hub_is_not_asked_about_what_is_being_typed(dialog, window, worker, qtbot):
+    choose(qtbot, dialog.source, "hub")
+    choose(qtbot, dialog.mode, "none")
+    dialog.hub_id.setFocus()
+    qtbot.keyClicks(dialog.hub_id, "org/mod")
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.base == "org/mod")
+    assert not worker.commands(Estimate)[-1].ask_hub
+    worker.tell(EstimateFailed(dialog.form().settings(), Problem("HubError", "It has not been downloaded yet.")))
+    window.client.drain()
+    assert "leave the field to ask the hub" in dialog.memory.sentence.text()
+    qtbot.keyClicks(dialog.hub_id, "el")
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.base == "org/model")
+    qtbot.keyClick(dialog.hub_id, Qt.Key.Key_Tab)
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].ask_hub)
+    assert worker.commands(Estimate)[-1].settings.base == "org/model"
+    assert not any(estimate.ask_hub for estimate in worker.commands(Estimate) if estimate.settings.base == "org/mod")
+    worker.tell(EstimateFailed(dialog.form().settings(), Problem("HubError", "The repository is gated.")))
+    window.client.drain()
+    assert dialog.memory.sentence.text() == "No estimate: The repository is gated."
+
+
+def test_the_hub_is_asked_about_what_is_pasted_or_chosen(dialog, worker, qtbot):
+    choose(qtbot, dialog.source, "hub")
+    choose(qtbot, dialog.mode, "none")
+    QGuiApplication.clipboard().setText("org/pasted")
+    dialog.hub_id.setFocus()
+    dialog.hub_id.paste()
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.base == "org/pasted")
+    assert worker.commands(Estimate)[-1].ask_hub
+    qtbot.keyClick(dialog.hub_id, Qt.Key.Key_Backspace)
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.base == "org/paste")
+    assert not worker.commands(Estimate)[-1].ask_hub
+    dialog.set_form(LoadForm(source="hub", hub_id="org/recent", mode="none"))
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.base == "org/recent")
+    assert worker.commands(Estimate)[-1].ask_hub
+    dialog.dtype.setCurrentIndex(dialog.dtype.findData("bfloat16"))
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.dtype == "bfloat16")
+    assert worker.commands(Estimate)[-1].ask_hub
+
+
+def test_a_token_is_used_when_it_is_whole(dialog, worker, qtbot):
+    dialog.set_form(LoadForm(source="hub", hub_id="org/gated", mode="none"))
+    dialog.token.setFocus()
+    qtbot.keyClicks(dialog.token, "hf_1")
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.token == "hf_1")
+    assert not worker.commands(Estimate)[-1].ask_hub
+    dialog.load_button.setFocus()
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].ask_hub)
+    assert worker.commands(Estimate)[-1].settings.token == "hf_1"
+
+
+def test_an_estimate_that_takes_long_does_not_leave_the_old_one_there(dialog, window, worker, qtbot):
+    worker.tell(estimate_of(dialog.form().settings(), 3_000_000_000, 8_000_000_000))
+    window.client.drain()
+    dialog.set_form(LoadForm(source="hub", hub_id="org/slow", mode="none"))
+    qtbot.waitUntil(lambda: dialog.memory.sentence.text() == "Reading headers…")
+    worker.tell(estimate_of(dialog.form().settings(), 1_000_000_000, 8_000_000_000))
+    window.client.drain()
+    assert dialog.memory.sentence.text() == "1.0 GB of the 8.0 GB free on cpu"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [("", "a", 1), ("ab", "a", 0), ("ab", "axb", 1), ("aa", "aaa", 1), ("", "org/x", 5), ("org/abc", "own/x", 4)],
+)
+def test_how_much_of_a_text_is_new(before, after, count):
+    assert inserted(before, after) == count

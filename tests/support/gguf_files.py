@@ -45,10 +45,18 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write(
-    model: PreTrainedModel, path: Path, architecture: str, kind: str = "F32", **extra: float | int
+    model: PreTrainedModel,
+    path: Path,
+    architecture: str,
+    kind: str = "F32",
+    rope_freqs: np.ndarray | None = None,
+    **extra: float | int,
 ) -> dict[str, torch.Tensor]:
     """Write the model with matrices of type `kind`; returns the weights that the file stands for, by transformers'
     name.
+
+    Args:
+        rope_freqs: divisors of the rotation's frequencies, as files of Llama 3 have them; the last tensor here.
     """
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -122,6 +130,8 @@ def write(
             half = values.shape[0] // heads // 2
             values = values.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(values.shape)
         stands_for[name] = torch.from_numpy(np.ascontiguousarray(values))
+    if rope_freqs is not None:
+        writer.add_tensor("rope_freqs.weight", rope_freqs.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

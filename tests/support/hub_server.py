@@ -183,7 +183,7 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)  # its end waits so long
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_port}"
     try:

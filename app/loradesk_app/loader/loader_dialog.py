@@ -31,6 +31,7 @@ from loradesk_app.loader.load_form import LoadForm
 from loradesk_app.loader.memory_box import MemoryBox
 from loradesk_app.loader.path_field import PathField
 from loradesk_app.loader.recent import title
+from loradesk_app.loader.typing_watch import TypingWatch
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
 from loradesk_app.widgets.drop_edit import dropped_paths
@@ -52,6 +53,8 @@ QUANTIZE_TIP = (
 NO_QUANTIZE_TIP = "A GGUF file brings its own types of weights: there is nothing to quantize."
 LABEL_WIDTH = 118
 ESTIMATE_MS = 250  # after the last change: an estimate for each letter of a path helps nobody
+WAIT_MS = 500  # after which an estimate of something else is taken away
+TYPING_TEXT = "Not on this computer: leave the field to ask the hub."
 
 
 class LoaderDialog(QDialog):
@@ -59,7 +62,7 @@ class LoaderDialog(QDialog):
 
     load_requested = Signal(object)  # LoadSettings
     cancel_requested = Signal()
-    estimate_requested = Signal(object)  # LoadSettings
+    estimate_requested = Signal(object, bool)  # LoadSettings; whether the hub may be asked
     edit_ordering_requested = Signal(str)  # path; empty for a new file
 
     def __init__(self, theme: Theme, devices: tuple[str, ...] = (), parent: QWidget | None = None) -> None:
@@ -139,6 +142,13 @@ class LoaderDialog(QDialog):
         self._estimate_timer.setSingleShot(True)
         self._estimate_timer.setInterval(ESTIMATE_MS)
         self._estimate_timer.timeout.connect(self._ask_estimate)
+        self._wait_timer = QTimer(self)
+        self._wait_timer.setSingleShot(True)
+        self._wait_timer.setInterval(WAIT_MS)
+        self._wait_timer.timeout.connect(lambda: self.memory.show_unknown("Reading headers…"))
+        edits = (self.path.edit, self.hub_id, self.revision, self.token, self.xlora.edit)
+        self._typing = TypingWatch(edits, self)
+        self._typing.ended.connect(self._estimate_timer.start)
 
         self.problem = ProblemBox(theme)
         self.problem.dismissed.connect(self.problem.hide)
@@ -161,6 +171,8 @@ class LoaderDialog(QDialog):
             self.dtype.currentIndexChanged,
             self.quantize.currentIndexChanged,
             self.context.valueChanged,
+            self.revision.textChanged,
+            self.token.textChanged,
         ):
             signal.connect(lambda _value: self._estimate_timer.start())
         self.set_form(LoadForm())
@@ -206,6 +218,7 @@ class LoaderDialog(QDialog):
         self.context.setValue(form.context)
         self.non_granular.setValue(form.non_granular)
         self._asked = False
+        self._typing.stop()
         self._arrange()
 
     def set_devices(self, devices: tuple[str, ...]) -> None:
@@ -238,6 +251,7 @@ class LoaderDialog(QDialog):
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self.load_button.setFocus()
+        self._typing.stop()
         self._ask_estimate()  # what is free has changed since it was last shown
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
@@ -276,11 +290,16 @@ class LoaderDialog(QDialog):
 
     def show_estimate(self, event: MemoryEstimated) -> None:
         if event.settings == self.form().settings():  # otherwise it is of a choice that was changed since
+            self._wait_timer.stop()
             self.memory.show_estimate(event.estimate)
 
     def show_no_estimate(self, event: EstimateFailed) -> None:
         if event.settings == self.form().settings():
-            self.memory.show_problem(event.problem)
+            self._wait_timer.stop()
+            if self._typing.active and self.source.current() == "hub" and event.problem.kind == "HubError":
+                self.memory.show_unknown(TYPING_TEXT)
+            else:
+                self.memory.show_problem(event.problem)
 
     def show_cancelled(self) -> None:
         self._show_loading(False)
@@ -441,13 +460,15 @@ class LoaderDialog(QDialog):
         return found is None
 
     def _ask_estimate(self) -> None:
-        """Ask for an estimate of what is chosen, if enough is."""
+        """Ask for an estimate of what is chosen, if enough is. Half of a hub id never reaches the hub."""
         self._estimate_timer.stop()
+        self._wait_timer.stop()
         form = self.form()
         if not self.isVisible() or self._loading:
             return
         if form.complaint() is None:
-            self.estimate_requested.emit(form.settings())
+            self._wait_timer.start()
+            self.estimate_requested.emit(form.settings(), not self._typing.active)
         else:
             self.memory.show_unknown("Known when the model is chosen.")
 

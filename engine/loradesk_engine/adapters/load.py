@@ -12,7 +12,7 @@ from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError, OrderingError
-from loradesk_engine.formats.hub import Progress, resolve_source
+from loradesk_engine.formats.hub import Progress, Resolve, resolve_source
 from loradesk_engine.formats.peft import CONFIG_NAME, PeftAdapter, read_adapter
 from loradesk_engine.formats.xlora import XLoraCheckpoint, find_adapter, read_xlora
 from loradesk_engine.model.base import BaseSource
@@ -60,11 +60,11 @@ class FoundAdapters:
     checkpoint: XLoraCheckpoint | None = None
 
 
-def find_adapters(settings: LoadSettings, progress: Progress, *, fetch: bool = True) -> FoundAdapters:
+def find_adapters(settings: LoadSettings, progress: Progress, *, resolve: Resolve = resolve_source) -> FoundAdapters:
     """Find the adapters and read their headers.
 
     Args:
-        fetch: whether to download what is neither on this machine nor in the hub's cache.
+        resolve: gives the local path of an adapter or checkpoint; the default downloads it where it has to.
 
     Raises:
         OrderingError, AdapterError, FileFormatError, HubError: something is missing or malformed; names file, field and
@@ -73,8 +73,8 @@ def find_adapters(settings: LoadSettings, progress: Progress, *, fetch: bool = T
     """
     ordering = OrderingFile.read(settings.ordering) if settings.ordering else None
     if settings.mode == "xlora":
-        return _find_xlora(settings, ordering, progress, fetch)
-    return _find_lora(settings, ordering, progress, fetch)
+        return _find_xlora(settings, ordering, progress, resolve)
+    return _find_lora(settings, ordering, progress, resolve)
 
 
 def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, progress: Progress) -> LoadedAdapters:
@@ -109,7 +109,9 @@ def add_adapter(mixture: Mixture, adapter: AdapterSource, progress: Progress, to
     mixture.add(adapter.name, found, adapter.source)
 
 
-def _find_lora(settings: LoadSettings, ordering: OrderingFile | None, progress: Progress, fetch: bool) -> FoundAdapters:
+def _find_lora(
+    settings: LoadSettings, ordering: OrderingFile | None, progress: Progress, resolve: Resolve
+) -> FoundAdapters:
     near = Path(settings.ordering).parent if settings.ordering else None
     wanted = {item.name: item.adapter_model_id for item in (ordering.preload_adapters or ())} if ordering else {}
     for given in settings.adapters:
@@ -121,23 +123,21 @@ def _find_lora(settings: LoadSettings, ordering: OrderingFile | None, progress: 
     found = {}
     for number, (name, source) in enumerate(wanted.items()):
         progress(f"Reading adapter {name}", number / len(wanted))
-        found[name] = read_adapter(
-            resolve_source(source, near=near, token=settings.token, progress=progress, fetch=fetch)
-        )
+        found[name] = read_adapter(resolve(source, near=near, token=settings.token, progress=progress))
     return FoundAdapters(ordering, found, wanted)
 
 
 def _find_xlora(
-    settings: LoadSettings, ordering: OrderingFile | None, progress: Progress, fetch: bool
+    settings: LoadSettings, ordering: OrderingFile | None, progress: Progress, resolve: Resolve
 ) -> FoundAdapters:
     if settings.xlora is None:
         raise AdapterError("No X-LoRA checkpoint was chosen.", field="xlora", remedy="Choose its folder or hub id.")
-    checkpoint = read_xlora(resolve_source(settings.xlora, token=settings.token, progress=progress, fetch=fetch))
+    checkpoint = read_xlora(resolve(settings.xlora, token=settings.token, progress=progress))
     names = _xlora_names(settings, ordering, checkpoint)
     found = {}
     for number, name in enumerate(names):
         progress(f"Reading adapter {name}", number / len(names))
-        found[name] = _xlora_adapter(checkpoint, name, names, settings, progress, fetch)
+        found[name] = _xlora_adapter(checkpoint, name, names, settings, progress, resolve)
         _refuse_options(name, found[name])
     sources = {name: str(adapter.weights_file.parent) for name, adapter in found.items()}
     return FoundAdapters(ordering, found, sources, checkpoint)
@@ -194,7 +194,7 @@ def _xlora_adapter(
     names: tuple[str, ...],
     settings: LoadSettings,
     progress: Progress,
-    fetch: bool,
+    resolve: Resolve,
 ) -> PeftAdapter:
     """An adapter by the checkpoint's map, by its files, or by hub id.
 
@@ -212,7 +212,7 @@ def _xlora_adapter(
     except AdapterError:
         if listed is None or Path(listed).is_absolute() or listed.startswith("."):
             raise
-    return read_adapter(resolve_source(listed, token=settings.token, progress=progress, fetch=fetch))
+    return read_adapter(resolve(listed, token=settings.token, progress=progress))
 
 
 def _refuse_options(name: str, adapter: PeftAdapter) -> None:

@@ -17,21 +17,23 @@ def print_estimate(settings: LoadSettings) -> int:
     """Print what a load of these settings would hold; returns the exit code, 0 where it fits.
 
     Raises:
-        LoradeskError: a file is missing or malformed, not downloaded yet, or not supported.
+        LoradeskError: a file is missing or malformed, not to be had, or not supported.
     """
+    from loradesk_engine.formats.hub_headers import HubHeaders
     from loradesk_engine.generation.estimate import estimate
 
-    found = estimate(settings)
+    found = estimate(settings, hub=HubHeaders())
     print(table(found))
     return 0 if found.fits else 1
 
 
 def warn_if_short(settings: LoadSettings) -> None:
     """Say on stderr that a load will not fit. What cannot be estimated is left to the load to complain about."""
+    from loradesk_engine.formats.hub_headers import HubHeaders
     from loradesk_engine.generation.estimate import estimate
 
     with contextlib.suppress(LoradeskError):
-        found = estimate(settings)
+        found = estimate(settings, hub=HubHeaders())
         if not found.fits:
             print(f"Warning: {verdict(found)} {REMEDY}", file=sys.stderr)
 

@@ -139,12 +139,35 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufFile:
             tensor of an unsupported type; names the file and the metadata key, the tensor or "header".
     """
     path = Path(path)
-    data = _map(path)
-    header = _Header(path, data)
+    return _read(_Header(path, _map(path)))
+
+
+def read_gguf_beginning(path: str | os.PathLike[str], beginning: bytes, size: int) -> GgufFile | None:
+    """Read and check a file of which only the first bytes are here; None where its header goes on beyond them.
+
+    Args:
+        path: what to call the file; it is not opened.
+        beginning: its first bytes. `raw` gives of a tensor only what lies in them.
+        size: bytes of the whole file.
+
+    Raises:
+        FileFormatError: as `read_gguf`, as far as these bytes show it.
+    """
+    header = _Header(Path(path), beginning, size)
+    try:
+        return _read(header)
+    except FileFormatError:
+        if header.goes_on:
+            return None
+        raise
+
+
+def _read(header: _Header) -> GgufFile:
     tensor_count, metadata_count = header.counts()
     metadata = header.metadata(metadata_count)
-    tensors = header.tensors(tensor_count, _alignment(path, metadata))
-    return GgufFile(path, MappingProxyType(metadata), MappingProxyType(tensors), np.frombuffer(data, np.uint8))
+    tensors = header.tensors(tensor_count, _alignment(header.path, metadata))
+    data = np.frombuffer(header.data, np.uint8)
+    return GgufFile(header.path, MappingProxyType(metadata), MappingProxyType(tensors), data)
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -191,11 +214,19 @@ def _shown(name: str) -> str:
 
 
 class _Header:
-    """A cursor over the part of the file before the tensors' data. Nothing is read, or made room for, unchecked."""
+    """A cursor over the part of the file before the tensors' data. Nothing is read, or made room for, unchecked.
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    Attributes:
+        data: the file, or its first bytes.
+        size: bytes of the whole file.
+        goes_on: whether reading ended because `data` did, while the file has more.
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap | bytes, size: int | None = None) -> None:
         self.path = path
         self.data = data
+        self.size = len(data) if size is None else size
+        self.goes_on = False
         self.end = min(len(data), MAX_HEADER_BYTES)
         self.at = 0
         self.inner_arrays = 0
@@ -212,6 +243,8 @@ class _Header:
         return start
 
     def no_room(self, what: str, needed: int, left: int) -> str:
+        start = len(self.data) - left
+        self.goes_on = len(self.data) - start < needed <= min(self.size, MAX_HEADER_BYTES) - start
         if needed > left:
             return f"{what} needs {needed:,} bytes, {left:,} are left in the file."
         return f"{what} ends beyond {MAX_HEADER_BYTES:,} bytes, our limit for all that comes before the tensors' data."
@@ -322,6 +355,7 @@ class _Header:
                     raise self.refuse(where, self.no_room("A string", at - start, len(data) - start))
                 result.append(data[start:at].decode())
         except struct.error:  # no 8 bytes are left
+            self.goes_on = len(data) < min(self.size, MAX_HEADER_BYTES)
             raise self.refuse(where, "The file ends before the array does.") from None
         except UnicodeDecodeError:
             raise self.refuse(where, f"The string at byte {start:,} is not UTF-8 text.") from None
@@ -342,8 +376,8 @@ class _Header:
         for name, it in found.items():
             tensors[name] = GgufTensor(name, it.type, it.shape, data_start + it.start, it.nbytes)
             end = data_start + it.start + it.nbytes
-            if end > len(self.data):
-                raise self.refuse(name, f"The tensor ends at byte {end:,}, the file at {len(self.data):,}.")
+            if end > self.size:
+                raise self.refuse(name, f"The tensor ends at byte {end:,}, the file at {self.size:,}.")
         previous: GgufTensor | None = None
         for tensor in sorted(tensors.values(), key=lambda tensor: tensor.start):
             if previous and tensor.start < previous.start + previous.nbytes:

@@ -54,6 +54,8 @@ OTHERWISE: Mapping[str, Mapping[str, str]] = {
 }
 EXPERTS = {"ffn_gate_exps": "w1", "ffn_down_exps": "w2", "ffn_up_exps": "w3"}
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+"""Numbers of the configuration that lie among the tensors: the only data that is read with the header."""
+MAX_ROPE_BYTES = 2**20  # of one of them; real ones have a few hundred
 
 
 @dataclass(frozen=True)
@@ -306,5 +308,9 @@ class GgufModel:
             return None
         if tensor.type != "F32":
             raise FileFormatError(f"Numbers of type F32 are expected, not {tensor.type}.", file=self.path, field=name)
+        if tensor.nbytes > MAX_ROPE_BYTES:
+            raise FileFormatError(
+                f"The tensor is {tensor.nbytes:,} bytes, our limit is {MAX_ROPE_BYTES:,}.", file=self.path, field=name
+            )
         values: list[float] = self.file.raw(name).view(np.float32).tolist()
         return values

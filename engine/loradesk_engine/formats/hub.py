@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
-import importlib.util
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from loradesk_engine.errors import HubError
+from loradesk_engine.formats.hub_errors import hub_errors, network_errors
 
 Progress = Callable[[str, float | None], None]
 """Called with a sentence for the user and the fraction that is done (None: unknown); raises `Cancelled` to stop."""
@@ -25,7 +23,9 @@ HUB_ID = re.compile(rf"{_PART}(/{_PART})?")
 INSIDE = re.compile(rf"({_PART}/{_PART})((?:/{_PART})+)/?")
 MODEL_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
 CONFIGS = ("config.json", "adapter_config.json", "xlora_config.json")
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 LISTED = 20  # names in a message
+NOT_DOWNLOADED, FIRST_LOAD = "It has not been downloaded yet.", "The first load downloads it."
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,20 @@ class HubSource:
         return inside and any(PurePosixPath(name).match(pattern) for pattern in MODEL_PATTERNS)
 
 
+class Resolve(Protocol):
+    """Finds the local path of a model or adapter; arguments and errors as those of `resolve_source`."""
+
+    def __call__(
+        self,
+        source: str,
+        *,
+        near: Path | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        progress: Progress = ...,
+    ) -> Path: ...
+
+
 def silent(stage: str, fraction: float | None) -> None:
     """A `Progress` that nobody watches."""
 
@@ -84,6 +98,23 @@ def resolve_source(
         HubError: no such path, and no such repository, no permission or no network.
         Cancelled: from `progress`.
     """
+    found = locate(source, near)
+    if isinstance(found, Path):
+        return found
+    if not fetch:
+        return from_cache(found, revision, NOT_DOWNLOADED, FIRST_LOAD)
+    return download(found, revision=revision, token=token, progress=progress)
+
+
+def locate(source: str, near: Path | None = None) -> Path | HubSource:
+    """The path that a text names, where it exists, else what it names on the hub; the hub is not asked.
+
+    Args:
+        near: folder that relative paths are looked for in first.
+
+    Raises:
+        HubError: it can be neither.
+    """
     for candidate in ([near / source] if near is not None else []) + [Path(source).expanduser()]:
         with contextlib.suppress(OSError, ValueError):  # too long for a path, or a NUL in it
             if candidate.exists():
@@ -96,9 +127,7 @@ def resolve_source(
             file=source,
             remedy="Check the path.",
         )
-    if not fetch:
-        return _from_cache(named, revision, "It has not been downloaded yet.", "The first load downloads it.")
-    return download(named, revision=revision, token=token, progress=progress)
+    return named
 
 
 def _allowed(repo: str) -> bool:
@@ -125,19 +154,20 @@ def download(source: HubSource, *, revision: str | None, token: str | None, prog
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     repo = source.repo
+    unreachable: tuple[type[Exception], ...] = (*network_errors(), OfflineModeIsEnabled)
     progress(f"Looking up {repo}", None)
-    with _hub_errors(repo, revision):
+    with hub_errors(repo, revision):
         try:
             info = HfApi().model_info(repo, revision=revision, token=token, files_metadata=True)
-        except (_http().TransportError, OfflineModeIsEnabled) as problem:
-            return _from_cache(
+        except unreachable as problem:
+            return from_cache(
                 source,
                 revision,
                 f"The hub cannot be reached, and the repository is not in the cache: {problem}.",
                 "Check the network, or choose a local folder.",
             )
         everything = info.siblings or []
-        source = _chosen(source, [item.rfilename for item in everything])
+        source = chosen(source, [item.rfilename for item in everything])
         files = [item for item in everything if source.wants(item.rfilename)]
         total = sum(item.size or 0 for item in files) or 1
         done = 0
@@ -159,7 +189,7 @@ def _share(progress: Progress, name: str, before: int, total: int) -> Callable[[
     return lambda count: progress(f"Downloading {name}", min(1.0, (before + count) / total))
 
 
-def _chosen(source: HubSource, names: list[str]) -> HubSource:
+def chosen(source: HubSource, names: list[str]) -> HubSource:
     """The source with a GGUF file's name where the repository has nothing else to load.
 
     Raises:
@@ -224,7 +254,7 @@ def _verify(path: Path, expected: str, repo: str, name: str) -> None:
         )
 
 
-def _from_cache(source: HubSource, revision: str | None, problem: str, remedy: str) -> Path:
+def from_cache(source: HubSource, revision: str | None, problem: str, remedy: str) -> Path:
     """What an earlier download left.
 
     Raises:
@@ -242,6 +272,22 @@ def _from_cache(source: HubSource, revision: str | None, problem: str, remedy: s
     if len(gguf) == 1:
         return gguf[0]
     raise HubError(problem, file=source.repo, field=source.inside or None, remedy=remedy)
+
+
+def whole_in_cache(source: HubSource, revision: str | None) -> Path | None:
+    """What an earlier download left, unless it is missing or was given up before all of the weights were there."""
+    try:
+        path = from_cache(source, revision, NOT_DOWNLOADED, FIRST_LOAD)
+    except HubError:
+        return None
+    if path.is_file():
+        return path
+    weights = {file.name for file in path.glob("*.safetensors")}
+    shards = [match for name in weights if (match := SHARD.fullmatch(name))]
+    for match in shards:
+        if sum(other[1] == match[1] for other in shards) < int(match[2]):
+            return None
+    return path if weights else None
 
 
 def _cached_gguf(source: HubSource, revision: str) -> list[Path]:
@@ -262,58 +308,6 @@ def _cached_gguf(source: HubSource, revision: str) -> list[Path]:
         for file in snapshot.files
         if file.file_path.suffix == ".gguf" and file.file_path.is_relative_to(snapshot.snapshot_path / source.inside)
     ]
-
-
-def _http() -> Any:
-    """What huggingface_hub speaks through: httpx2 from its version 2 on, httpx before."""
-    return importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") else "httpx")
-
-
-@contextmanager
-def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
-    """huggingface_hub's errors as ours."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except GatedRepoError:
-        raise HubError(
-            "The repository is gated.",
-            file=repo,
-            remedy="Accept its terms on its page, then give an access token (or set HF_TOKEN).",
-        ) from None
-    except RevisionNotFoundError:
-        raise HubError("The repository has no such revision.", file=repo, field=revision) from None
-    except RepositoryNotFoundError:
-        raise HubError(
-            "No such repository, or it is private.", file=repo, remedy="Check the id, or give an access token."
-        ) from None
-    except LocalEntryNotFoundError:
-        raise HubError(
-            "The download failed, and the file is not in the cache.", file=repo, remedy="Try again."
-        ) from None
-    except EntryNotFoundError as problem:
-        raise HubError(f"A file is missing: {problem}.", file=repo) from None
-    except HfHubHTTPError as problem:
-        if problem.response is not None and problem.response.status_code in (401, 403):
-            raise HubError(
-                "The hub refuses the access token.",
-                file=repo,
-                field="token",
-                remedy="Give one that is valid and may read this repository (or set HF_TOKEN).",
-            ) from None
-        raise HubError(f"The hub cannot answer: {problem}", file=repo, remedy="Try again later.") from None
-    except _http().HTTPError as problem:
-        raise HubError(f"The hub cannot be reached: {problem}", file=repo, remedy="Check the network.") from None
-    except OSError as problem:
-        raise HubError(f"The download cannot be stored: {problem}.", file=repo) from problem
 
 
 class _ProgressBar:

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from loradesk_engine.adapters.load import FoundAdapters, find_adapters
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.events import MemoryEstimate, MemoryPart
 from loradesk_engine.formats.config import ModelConfig
-from loradesk_engine.formats.hub import resolve_source, silent
+from loradesk_engine.formats.hub import Resolve, resolve_source, silent
+from loradesk_engine.formats.hub_headers import HubHeaders
 from loradesk_engine.generation.engine import MAX_SEQUENCES, EngineCore, step_tokens_on
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.device import choose_context, choose_device, free_memory
 from loradesk_engine.model.estimate import choose_dtype, estimate_cache, estimate_weights
 
 
-def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> MemoryEstimate:
-    """What a load of these settings will hold, against what is free on its device. Nothing is downloaded or loaded.
+def estimate(
+    settings: LoadSettings, *, previous: EngineCore | None = None, hub: HubHeaders | None = None
+) -> MemoryEstimate:
+    """What a load of these settings will hold, against what is free on its device. Nothing is loaded, and of what is on
+    the hub only headers are fetched.
 
     Args:
         previous: the engine in use; a base that both share is not counted again.
+        hub: for what is not downloaded yet; None leaves the hub alone.
 
     Raises:
-        LoradeskError: a file is missing or malformed, not downloaded yet, or not supported; names file, field, remedy.
+        LoradeskError: a file is missing or malformed, not to be had, or not supported; names file, field, remedy.
     """
-    folder = resolve_source(settings.base, revision=settings.revision, fetch=False)
+    if hub is None:
+        return _estimate(settings, previous, partial(resolve_source, fetch=False))
+    with hub.on_disk() as resolve:
+        return _estimate(settings, previous, resolve)
+
+
+def _estimate(settings: LoadSettings, previous: EngineCore | None, resolve: Resolve) -> MemoryEstimate:
+    folder = resolve(settings.base, revision=settings.revision, token=settings.token)
     source = read_base(folder, settings.quantize)
     config = source.config
     context = choose_context(settings.context, config, folder)
@@ -41,7 +55,7 @@ def estimate(settings: LoadSettings, *, previous: EngineCore | None = None) -> M
     if settings.mode == "xlora":
         parts.append(MemoryPart("KV cache of the scaling pass", cache))
     if settings.mode != "none":
-        parts += _adapter_parts(find_adapters(settings, silent, fetch=False), dtype)
+        parts += _adapter_parts(find_adapters(settings, silent, resolve=resolve), dtype)
     parts.append(MemoryPart("Working memory (about)", weights.scratch + _activation_bytes(config, dtype, device)))
     return MemoryEstimate(str(device), str(dtype).removeprefix("torch."), context, tuple(parts), free)
 

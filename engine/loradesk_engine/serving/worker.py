@@ -220,8 +220,8 @@ class EngineWorker:
             match command:
                 case Load():
                     self._start_load(command)
-                case Estimate(settings):
-                    self._estimator.ask(settings, self._engine)
+                case Estimate(settings, ask_hub):
+                    self._estimator.ask(settings, self._engine, ask_hub)
                 case CancelLoad():
                     self._cancel_load()
                 case _LoadDone():
