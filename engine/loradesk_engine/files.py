@@ -7,9 +7,11 @@ import json
 import math
 import os
 import re
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from loradesk_engine.errors import FileFormatError, LoradeskError
 
@@ -18,23 +20,48 @@ MAX_JSON_BYTES = 64 * 2**20
 """No configuration, index or ordering file comes near this; a tokenizer.json may reach a third of it."""
 
 
-def read_bytes(path: str | os.PathLike[str], *, limit: int, error: type[LoradeskError] = FileFormatError) -> bytes:
-    """The file's content, or an `error` that names the file when it is missing, unreadable or over `limit` bytes."""
+@contextlib.contextmanager
+def open_file(
+    path: str | os.PathLike[str], *, error: type[LoradeskError] = FileFormatError, field: str | None = None
+) -> Iterator[BinaryIO]:
+    """An ordinary file to read from. Pipes and devices, which could keep the reader waiting for ever, are refused.
+
+    Args:
+        error: raised, with the file and `field`, when it is missing, no ordinary file or cannot be read, also while it
+            is open.
+    """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > limit:
-                raise error(f"The file is {size:,} bytes, over the limit of {limit:,}.", file=path)
-            return file.read(limit + 1)
+        if os.path.isdir(path):  # Windows would only say that it has no permission
+            raise IsADirectoryError
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error("This is not an ordinary file.", file=path, field=field, remedy="Choose a file.")
+            yield file
     except FileNotFoundError:
-        raise error("The file does not exist.", file=path, remedy="Check the path.") from None
+        raise error("The file does not exist.", file=path, field=field, remedy="Check the path.") from None
     except IsADirectoryError:
-        raise error("This is a folder, not a file.", file=path) from None
+        raise error("This is a folder, not a file.", file=path, field=field, remedy="Choose a file.") from None
     except PermissionError:
-        raise error("No permission to read the file.", file=path, remedy="Change its permissions.") from None
+        raise error("No permission to read the file.", file=path, field=field, remedy="Change its rights.") from None
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
-        raise error(f"The file cannot be read: {reason}.", file=path) from problem
+        raise error(
+            f"The file cannot be read: {reason}.", file=path, field=field, remedy="Check the file and its rights."
+        ) from problem
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for a pipe's writer: only what is open can be asked what it is, without a race."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int, error: type[LoradeskError] = FileFormatError) -> bytes:
+    """The file's content, or an `error` that names the file when it is missing, unreadable or over `limit` bytes."""
+    with open_file(path, error=error) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise error(f"The file is {size:,} bytes, over the limit of {limit:,}.", file=path)
+        return file.read(limit + 1)
 
 
 def parse_json(text: str | bytes, *, file: str | os.PathLike[str], error: type[LoradeskError] = FileFormatError) -> Any:

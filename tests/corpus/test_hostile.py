@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -328,6 +329,24 @@ def test_json_that_is_none(text: str, tmp_path: Path) -> None:
     with pytest.raises(OrderingError) as refused:
         OrderingFile.read(path)
     assert refused.value.file == str(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.timeout(10)  # it would wait for a writer for ever
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_pipes_and_devices_are_not_waited_for(base: Path, tmp_path: Path, name: str, kind: str) -> None:
+    folder = tmp_path / "x"
+    shutil.copytree(base, folder)
+    (folder / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(LoradeskError, match="not an ordinary file") as caught:
+        read_base(folder).tokenizer()
+    assert caught.value.file == str(folder / name)
+    assert caught.value.remedy
 
 
 def test_the_safetensors_of_a_model_may_be_chosen_themselves(base: Path) -> None:

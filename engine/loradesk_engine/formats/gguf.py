@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loradesk_engine.errors import FileFormatError
+from loradesk_engine.files import open_file
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -172,25 +173,13 @@ def _read(header: _Header) -> GgufFile:
 
 def _map(path: Path) -> mmap.mmap:
     """Map the whole file, copy on write: torch has no read-only tensors, and a write must neither crash nor be kept."""
-    try:
-        if path.is_dir():
-            raise FileFormatError("This is a folder, not a file.", file=path, field="header", remedy="Choose a file.")
-        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
-            raise FileFormatError("This is not an ordinary file.", file=path, field="header", remedy="Choose a file.")
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < 4:  # also: an empty file cannot be mapped
-                raise FileFormatError("The file is too short for GGUF.", file=path, field="header", remedy=_DAMAGED)
-            try:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            except OSError:  # systems that set memory aside for every page that might be written refuse large files
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise FileFormatError("The file does not exist.", file=path, field="header", remedy="Check the path.") from None
-    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path, or emptied since its size was read
-        reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
-        raise FileFormatError(
-            f"The file cannot be read: {reason}.", file=path, field="header", remedy="Check the file and its rights."
-        ) from problem
+    with open_file(path, field="header") as file:
+        if os.fstat(file.fileno()).st_size < 4:  # also: an empty file cannot be mapped
+            raise FileFormatError("The file is too short for GGUF.", file=path, field="header", remedy=_DAMAGED)
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except OSError:  # systems that set memory aside for every page that might be written refuse large files
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _alignment(path: Path, metadata: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loradesk_engine.errors import CheckpointError, FileFormatError, LoradeskError
-from loradesk_engine.files import json_type, parse_json, read_json_object
+from loradesk_engine.files import json_type, open_file, parse_json, read_json_object
 
 if TYPE_CHECKING:  # the header alone must be readable without torch: memory estimates, ordering files
     from torch import Tensor
@@ -50,29 +50,23 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
         FileFormatError: the file is missing, truncated or not safetensors; names the file and the tensor.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            prefix = file.read(8)
-            if len(prefix) < 8:
-                raise FileFormatError(
-                    "The file is too short for safetensors.", file=path, remedy="Download or copy it again."
-                )
-            if prefix.startswith(PICKLED_BEGINNINGS) and path.suffix != ".safetensors":
-                raise refuse_pickle(path)
-            (length,) = struct.unpack("<Q", prefix)
-            if length > MAX_HEADER_BYTES or 8 + length > size:
-                raise FileFormatError(
-                    f"The header claims {length:,} bytes, the file holds {size:,}.",
-                    file=path,
-                    remedy="It is truncated or not a safetensors file: download or copy it again.",
-                )
-            header = parse_json(file.read(length), file=path)
-    except FileNotFoundError:
-        raise FileFormatError("The file does not exist.", file=path, remedy="Check the path.") from None
-    except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
-        reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
-        raise FileFormatError(f"The file cannot be read: {reason}.", file=path) from problem
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise FileFormatError(
+                "The file is too short for safetensors.", file=path, remedy="Download or copy it again."
+            )
+        if prefix.startswith(PICKLED_BEGINNINGS) and path.suffix != ".safetensors":
+            raise refuse_pickle(path)
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER_BYTES or 8 + length > size:
+            raise FileFormatError(
+                f"The header claims {length:,} bytes, the file holds {size:,}.",
+                file=path,
+                remedy="It is truncated or not a safetensors file: download or copy it again.",
+            )
+        header = parse_json(file.read(length), file=path)
     if not isinstance(header, dict):
         raise FileFormatError(f"The header is {json_type(header)}, not an object.", file=path)
     data_start = 8 + length
