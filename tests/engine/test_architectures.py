@@ -62,7 +62,8 @@ CASES = [
     Case("Gemma2", "", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0,
                         "final_logit_softcapping": 3.0}),
     Case("Gemma3", "", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24,
-                        "rope_parameters": GEMMA3_ROPE, "num_hidden_layers": 4,
+                        "attn_logit_softcapping": 2.0,  # which the class ignores
+                        "final_logit_softcapping": 3.0, "rope_parameters": GEMMA3_ROPE, "num_hidden_layers": 4,
                         "layer_types": ["sliding_attention", "sliding_attention", "full_attention",
                                         "sliding_attention"]}),
     Case("Phi", "partial rotary", {"partial_rotary_factor": 0.5}, ["q_proj", "dense", "fc1", "fc2"]),
@@ -252,8 +253,8 @@ def test_lora_on_experts_changes_only_the_rows_they_serve(tmp_path: Path) -> Non
     assert whole != plain
 
 
-LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
-         "intermediate_size": 48, "vocab_size": 100}  # fmt: skip
+LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_size": 32, "num_attention_heads": 4,
+         "num_key_value_heads": 4, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 100}  # fmt: skip
 
 
 def test_the_older_spelling_of_a_config_means_the_same() -> None:
@@ -274,7 +275,7 @@ def test_the_older_spelling_of_a_config_means_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "rope_scaling"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor"),
         ({"rope_scaling": [1]}, "rope_scaling"),

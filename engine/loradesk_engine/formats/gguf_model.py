@@ -105,9 +105,10 @@ class GgufModel:
                 remedy="Merge the parts to one file with llama-gguf-split.",
             )
         self._architecture: str = name
-        self.hf_config = self._hf_config()
+        values = self._hf_config()
+        self.hf_config = {key: value for key, value in values.items() if value is not None}
         self._places = dict(self._named())
-        config = parse_config(self.hf_config, self.path)
+        config = parse_config(values, self.path)
         # a GGUF file holds Gemma's norms with the one added
         self.config: ModelConfig = replace(config, norm_plus_one=False)
 
@@ -196,7 +197,9 @@ class GgufModel:
         return value
 
     def _hf_config(self) -> dict[str, Any]:
-        """config.json as Hugging Face would write it; `parse_config` checks the values."""
+        """config.json as Hugging Face would write it; `parse_config` checks the values. What the file lacks is null, not
+        left out: the defaults of Hugging Face's classes are not llama.cpp's.
+        """
         embedding = self.file.tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:
             raise FileFormatError("The embedding is missing.", file=self.path, field="token_embd.weight")
@@ -215,7 +218,7 @@ class GgufModel:
             "tie_word_embeddings": "output.weight" not in self.file.tensors,
             "attention_bias": "blk.0.attn_q.bias" in self.file.tensors,
             "use_bias": "blk.0.ffn_up.bias" in self.file.tensors,
-            "sliding_window": self._value("attention.sliding_window"),
+            "sliding_window": self._value("attention.sliding_window", 4096 if self._architecture == "gemma2" else None),
             "bos_token_id": self._token("bos"),
             "eos_token_id": [token for name in ("eos", "eot", "eom") if (token := self._token(name)) is not None],
             **self._rope(),
@@ -237,7 +240,7 @@ class GgufModel:
             }
         if self._architecture == "gemma3":
             values["query_pre_attn_scalar"] = self._gemma3_scalar()
-        return {key: value for key, value in values.items() if value is not None}
+        return values
 
     def _gemma2_scalar(self) -> Any:
         """The file does not hold it: the 27B model divides by hidden size / heads, the others by the head's size."""
@@ -267,6 +270,12 @@ class GgufModel:
             head = self._hidden_per_head()
         rotated = self._value("rope.dimension_count", head)
         if isinstance(head, int) and isinstance(rotated, int) and 0 < rotated < head:
+            if self._architecture != "phi3":
+                raise ConfigError(
+                    f"{rotated} of {head} values of a head are rotated: {self._architecture} rotates all.",
+                    file=self.path,
+                    field=f"{self._architecture}.rope.dimension_count",
+                )
             parameters["partial_rotary_factor"] = rotated / head
         context = self._value("context_length", 2048)
         kind = self._value("rope.scaling.type", "none")
@@ -300,7 +309,9 @@ class GgufModel:
         if self._architecture == "gemma3":
             local = {"rope_type": "default", "rope_theta": self._value("rope.local.freq_base", 10_000.0)}
             return {"rope_parameters": {"full_attention": parameters, "sliding_attention": local}}
-        return {"rope_parameters": parameters}
+        # beside the rope's parameters, where Phi-3's class has a number of its own for it
+        outer = parameters.get("original_max_position_embeddings")
+        return {"rope_parameters": parameters, "original_max_position_embeddings": outer}
 
     def _factors(self, name: str) -> list[float] | None:
         tensor = self.file.tensors.get(name)

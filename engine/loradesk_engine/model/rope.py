@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from loradesk_engine.formats.config import RopeConfig
+from loradesk_engine.formats.rope import RopeConfig
 from loradesk_engine.model.batch import Batch
 
 
