@@ -19,7 +19,11 @@ from typing import Any
 SOURCES = Path(__file__).resolve().parent.parent / "engine" / "loradesk_engine" / "model" / "native"
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra")
-X86_LEVELS = ("x86-64-v3", "x86-64-v4")  # AVX2 and AVX-512; older processors take torch's path
+X86_LEVELS = {  # AVX2, AVX-512, and AVX-512 with products of whole numbers; older processors take torch's path
+    "x86-64-v3": ["-march=x86-64-v3"],
+    "x86-64-v4": ["-march=x86-64-v4"],
+    "x86-64-v4-vnni": ["-march=x86-64-v4", "-mavx512vnni"],
+}
 
 
 def compile_kernels() -> list[Path]:
@@ -35,14 +39,14 @@ def compile_kernels() -> list[Path]:
     if compiler is None:
         return []
     machine = platform.machine().lower()
-    variants = X86_LEVELS if machine in ("x86_64", "amd64") else (machine,)
+    variants = X86_LEVELS if machine in ("x86_64", "amd64") else {machine: []}
     ending = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
     (SOURCES / "lib").mkdir(exist_ok=True)
     digest = runpy.run_path(str(SOURCES / "sources.py"))["digest"]()
     made = []
-    for variant in variants:
+    for variant, levels in variants.items():
         target = SOURCES / "lib" / f"loradesk-{variant}{ending}"
-        options = [f"-march={variant}", "-mprefer-vector-width=512"] if variant in X86_LEVELS else []
+        options = [*levels, *(["-mprefer-vector-width=512"] if levels else [])]
         if platform.system() == "Windows":
             options.append("-static")  # the threads' library, which no Windows has
         sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]

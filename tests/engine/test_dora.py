@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from support import bnb, gguf_files, tiny
+from support import blocks, bnb, gguf_files, tiny
 
 from loradesk_engine.adapters.shift import Shift, gain_of
 from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSettings, Sampling
@@ -119,8 +119,8 @@ def logits_of(engine: EngineCore, *weights: list[float], ids: torch.Tensor = IDS
     return engine.decoder.logits(hidden, delta).view(count, length, -1)
 
 
-def equal(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, atol=LOGITS, rtol=0)
+def equal(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = LOGITS) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
 
 
 # --- against PEFT -----------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_on_a_packed_base_it_equals_peft_on_the_dequantized_one(
     trained = train(tmp_path / "base", tmp_path / "a", use_dora=True)
     engine = load(tmp_path / "m.gguf", tmp_path / "a")
     assert isinstance(engine.decoder.linears[0], PackedLinear)
-    equal(logits_of(engine, [1.0]), trained(IDS[:1]).logits)
+    equal(logits_of(engine, [1.0]), trained(IDS[:1]).logits, blocks.LOGITS)
 
 
 def test_on_a_four_bit_base_it_equals_peft_on_the_dequantized_one(base: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from loradesk_engine.formats.gguf import BLOCKS
 from loradesk_engine.model.batch import Batch, Segment
+from loradesk_engine.model.dequantize import QUANTIZATIONS
 from loradesk_engine.model.kernels import AdapterPart
 from loradesk_engine.model.native import library
 from loradesk_engine.model.native.matrix import TYPES, NativeMatrix, NativeProduct
@@ -38,8 +39,8 @@ COMPILED = [
     if file.suffix in (".so", ".dylib", ".dll")
 ]
 NARROW = "four lanes"
-COUNTS = (1, 2, 3, 4, 5, 11, 12, 13, 40)
-"""Rows of an input: those that go through the codes as they are, and from 12 on those that go through floats."""
+COUNTS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 40)
+"""Rows of an input: every count that a kernel is compiled for. Plain numbers go through floats from 12 on."""
 FEW = 11
 PLAIN = (torch.float32, torch.bfloat16, torch.float16)
 NAN = float("nan")
@@ -96,6 +97,21 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
         assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
+def rounding(x: Tensor, values: Tensor, group: int) -> Tensor:
+    """How far products may be off because rows are rounded to 16 bits in groups of columns. float64 [rows, outputs]"""
+    most = x.double().view(x.shape[0], -1, group).abs().amax(dim=-1)
+    step = (most / 32767).repeat_interleave(group, dim=1)
+    return (0.5 + 1e-3) * step @ values.double().abs().t()  # the quotient itself is of float32
+
+
+def assert_products(found: Tensor, x: Tensor, values: Tensor, kind: str) -> None:
+    """Each product within what rounding the inputs may do, and all within 3e-6 of the largest beside it."""
+    expected = x.double() @ values.double().t()
+    assert found.shape == expected.shape
+    allowed = rounding(x, values, QUANTIZATIONS[kind].group) + 3e-6 * expected.abs().max()
+    assert ((found.double() - expected).abs() <= allowed).all()
+
+
 def on_threads(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Tensor]) -> list[Tensor]:
     """What the work gives on one thread, two and five."""
     results = []
@@ -136,8 +152,29 @@ def test_products_equal_float64(functions: ctypes.CDLL, kind: str, shape: tuple[
     matrix, values = quantized(kind, *shape)
     for count in COUNTS:
         x = normal(count, shape[1], seed=count)
-        assert_near(matrix(x), x.double() @ values.double().t(), 3e-6)
+        assert_products(matrix(x), x, values, kind)
     assert matrix(x[:0]).shape == (0, shape[0])
+
+
+@every_type
+def test_rounded_inputs_are_off_by_as_little_as_16_bits_are(functions: ctypes.CDLL, kind: str) -> None:
+    matrix, values = quantized(kind, 97, 768)
+    x = normal(40, 768)
+    expected = x.double() @ values.double().t()
+    error = (matrix(x).double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    half = (x.bfloat16().double() @ values.double().t() - expected).square().mean().sqrt()
+    assert error < 4e-5
+    assert error < half / expected.square().mean().sqrt() / 50
+
+
+@every_type
+def test_inputs_of_any_size_are_rounded_alike(functions: ctypes.CDLL, kind: str) -> None:
+    matrix, values = quantized(kind, 33, 256)
+    x = normal(3, 256)
+    for size in (1e-25, 1e-8, 1e8, 1e25):
+        assert_products(matrix(x * size), x * size, values, kind)
+    assert not matrix(torch.zeros(2, 256)).any()
+    assert matrix(torch.full((2, 256), 1e-38)).isfinite().all()
 
 
 @every_type
@@ -229,7 +266,7 @@ def test_every_number_of_16_bits_may_be_a_scale(functions: ctypes.CDLL) -> None:
     expected = EVERY_SHORT.view(torch.float16).float()
     for count in (1, 13):
         found = matrix(torch.full((count, 32), 0.5))
-        torch.testing.assert_close(found, 16 * expected.expand(count, -1), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(found, 16 * expected.expand(count, -1), rtol=3e-7, atol=0, equal_nan=True)
     found = matrix.rows_at(torch.arange(2**16), torch.float32)[:, 9]
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
@@ -259,6 +296,8 @@ def test_a_row_is_the_same_whatever_is_beside_it(functions: ctypes.CDLL, kind: s
     for first, last in ((0, 12), (1, 14), (15, 40)):
         assert same(matrix(x[first:last]), many[first:last])
     assert same(matrix(x.flip(0)).flip(0), many)
+    if kind in TYPES:  # a prompt's rows are those of single tokens
+        assert same(many, alone)
 
 
 @every_matrix

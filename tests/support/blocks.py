@@ -8,6 +8,11 @@ import torch
 
 from loradesk_engine.formats.gguf import BLOCKS
 
+PRODUCTS = 6e-5
+"""How far the CPU's kernels may be off in a product with codes, by its largest value: they round inputs to 16 bits."""
+LOGITS = 2e-3
+"""The same of logits up to 10 of a tiny model whose weights stay quantized; bfloat16 is some 50 times as far off."""
+
 # where the float16 numbers of a block lie
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),

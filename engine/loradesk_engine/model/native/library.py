@@ -82,7 +82,9 @@ def variants() -> tuple[str, ...]:
     """The variants of the library that this processor runs, best first."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
-        return LEVELS.get(torch.backends.cpu.get_cpu_capability(), ())
+        levels = LEVELS.get(torch.backends.cpu.get_cpu_capability(), ())
+        abilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+        return ("x86-64-v4-vnni", *levels) if "x86-64-v4" in levels and abilities.get("avx512_vnni") else levels
     return (machine,)
 
 

@@ -4,10 +4,13 @@
    A chunk is 32 rows (the last one filled up with zeros). It holds its groups of columns one after the other, each:
        scale  32 numbers, float16 or float32; none for plain numbers
        zero   the same, if the type has zeros
-       codes  for each column 32 signed bytes, or 16 bytes with row r in the lower half and row r + 16 in the upper, or 32
-              plain numbers
-   An element is code * scale + zero; codes in halves of bytes count from `lowest`, or are places in a table of 16 numbers.
-   Plain numbers are one group. */
+       codes  BYTES: for each 4 columns a word of 32 bits by row, its bytes 0, 2, 1 and 3 their signed codes
+              HALF_BYTES: for each 8 columns a word by row; half byte i holds column 2i, half byte 4 + i column 2i + 1
+              TABLED: for each column 16 bytes with row r in the lower half and row r + 16 in the upper
+              plain numbers: 32 of them for each column
+   An element is code * scale + zero; HALF_BYTES count from `lowest`, TABLED are places in a table of 16 numbers. Words are
+   laid out so that a shift and a mask give the codes of two neighbouring columns in the halves of each word, which is
+   what processors multiply and add up in one instruction. Plain numbers are one group. */
 
 #ifndef LORADESK_MATRIX_H
 #define LORADESK_MATRIX_H
@@ -49,15 +52,16 @@ INLINE Floats scales_at(const uint8_t *from, int scale_bytes, int vector) {
     return values;
 }
 
-/* What the 16 codes in half a byte stand for. */
+INLINE int has_codes(const Matrix *matrix) { return matrix->kind == BYTES || matrix->kind == HALF_BYTES; }
+
+/* What the 16 codes of TABLED stand for. */
 typedef struct {
     float of[16];
 } Numbers;
 
 INLINE Numbers numbers_of(const Matrix *matrix) {
-    Numbers numbers;
-    for (int code = 0; code < 16; code++)
-        numbers.of[code] = matrix->table ? matrix->table[code] : (float)(code + matrix->lowest);
+    Numbers numbers = {{0}};
+    if (matrix->table) memcpy(numbers.of, matrix->table, sizeof numbers.of);
     return numbers;
 }
 
@@ -76,11 +80,10 @@ INLINE Floats looked_up(Ints codes, const Numbers *numbers) {
 #endif
 }
 
-/* The codes of a column as numbers: 32 of them. */
+/* The numbers of a column, 32 of them, of a matrix that is multiplied as floats. */
 INLINE void column_at(const uint8_t *from, int kind, const Numbers *numbers, Floats *to) {
-    if (kind != HALF_BYTES && kind != TABLED) {
+    if (kind != TABLED) {
         for (int vector = 0; vector < VECTORS; vector++) {
-            if (kind == BYTES) to[vector] = signed_bytes_at(from + LANES * vector);
             if (kind == FLOAT32) memcpy(&to[vector], from + 4 * LANES * vector, sizeof(Floats));
             if (kind == BFLOAT16) to[vector] = bfloats_at(from + 2 * LANES * vector);
             if (kind == FLOAT16) to[vector] = halves_at(from + 2 * LANES * vector);
@@ -89,13 +92,8 @@ INLINE void column_at(const uint8_t *from, int kind, const Numbers *numbers, Flo
     }
     for (int vector = 0; vector < VECTORS / 2; vector++) {
         Ints codes = bytes_at(from + LANES * vector);
-        if (LANES == 16 || kind == TABLED) {
-            to[vector] = looked_up(codes, numbers);
-            to[VECTORS / 2 + vector] = looked_up(codes >> 4, numbers);
-            continue;
-        }
-        to[vector] = __builtin_convertvector(codes & 15, Floats) + numbers->of[0];
-        to[VECTORS / 2 + vector] = __builtin_convertvector(codes >> 4, Floats) + numbers->of[0];
+        to[vector] = looked_up(codes, numbers);
+        to[VECTORS / 2 + vector] = looked_up(codes >> 4, numbers);
     }
 }
 

@@ -1,13 +1,12 @@
-/* Products of rows with matrices, summed in float32.
+/* Products of rows with matrices. Those with codes are in codes.c; the others are made floats, and summed so.
 
-   For a few rows, each group's codes are made floats in registers and multiplied at once; its sums times the scale are
-   added to the output, and its zeros times the sum of the inputs. What is read from memory are the codes. For many rows
-   a chunk becomes floats in the second cache first. */
+   For a few rows, numbers become floats in registers and are multiplied at once; a group's sums times the scale are
+   added to the output. What is read from memory is what the matrix holds. For many rows a chunk becomes floats in the
+   second cache first. */
 
-#include "matrix.h"
+#include "codes.h"
+#include "output.h"
 #include "pool.h"
-
-#include <stdlib.h>
 
 enum {
     FEW = LANES == 16 ? 4 : 2,  /* rows at a time whose sums fit the registers */
@@ -17,24 +16,12 @@ enum {
 
 typedef struct {
     const Matrix *matrices;
-    const float *x, *sums; /* sums: of x for each group, [rows, sums_row] */
+    const float *x;
+    const Rounded *rounded; /* the same x, if a matrix has codes */
     float *y;
-    int64_t x_row, y_row, rows, sums_row;
+    int64_t x_row, y_row, rows;
     int adds; /* whether to add to what is in y */
 } Product;
-
-/* The outputs of a chunk that are there. */
-INLINE void put_outputs(const Floats *values, const Product *product, const Matrix *matrix, int64_t first, int64_t row) {
-    float *y = product->y + row * product->y_row + matrix->output + first;
-    if (first + ROWS <= matrix->rows) {
-        for (int vector = 0; vector < VECTORS; vector++)
-            store(y + LANES * vector, product->adds ? load(y + LANES * vector) + values[vector] : values[vector]);
-        return;
-    }
-    float lanes[ROWS];
-    for (int vector = 0; vector < VECTORS; vector++) store(lanes + LANES * vector, values[vector]);
-    for (int64_t lane = 0; first + lane < matrix->rows; lane++) y[lane] = (product->adds ? y[lane] : 0) + lanes[lane];
-}
 
 /* `count` rows times one chunk. Each row's sums are taken in the same order whatever their number. */
 INLINE void few_rows(const Product *product, const Matrix *matrix, const uint8_t *at, int64_t start, int64_t first,
@@ -47,8 +34,7 @@ INLINE void few_rows(const Product *product, const Matrix *matrix, const uint8_t
     for (int row = 0; row < count; row++)
         for (int vector = 0; vector < VECTORS; vector++) totals[row][vector] = (Floats){0};
     for (int64_t number = 0; number < groups; number++, x += group) {
-        const uint8_t *scales = at, *zeros = at + ROWS * scale_bytes;
-        const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
+        const uint8_t *codes = at + ROWS * scale_bytes;
         Floats even[FEW][VECTORS], odd[FEW][VECTORS]; /* two sums each: a processor adds faster than one after the other */
         for (int row = 0; row < count; row++)
             for (int vector = 0; vector < VECTORS; vector++) even[row][vector] = odd[row][vector] = (Floats){0};
@@ -71,26 +57,19 @@ INLINE void few_rows(const Product *product, const Matrix *matrix, const uint8_t
                     even[row][vector] += column[vector] * x[row * product->x_row + i];
         }
         for (int vector = 0; vector < VECTORS; vector++) {
-            Floats scale = scale_bytes ? scales_at(scales, scale_bytes, vector) : all_of(1);
+            Floats scale = scale_bytes ? scales_at(at, scale_bytes, vector) : all_of(1);
             for (int row = 0; row < count; row++)
                 totals[row][vector] += (even[row][vector] + odd[row][vector]) * scale;
         }
-        if (matrix->has_zero)
-            for (int vector = 0; vector < VECTORS; vector++) {
-                Floats zero = scales_at(zeros, scale_bytes, vector);
-                for (int row = 0; row < count; row++)
-                    totals[row][vector] += zero * product->sums[(start + row) * product->sums_row + number];
-            }
         at += group_bytes(matrix);
     }
-    for (int row = 0; row < count; row++) put_outputs(totals[row], product, matrix, first, start + row);
+    for (int row = 0; row < count; row++)
+        put_outputs(totals[row], matrix, first, product->y + (start + row) * product->y_row, product->adds);
 }
 
 /* For each kind, with the kind a constant. */
 #define BY_KIND(call) \
     switch (matrix->kind) { \
-    case BYTES: call(BYTES); break; \
-    case HALF_BYTES: call(HALF_BYTES); break; \
     case FLOAT32: call(FLOAT32); break; \
     case BFLOAT16: call(BFLOAT16); break; \
     case FLOAT16: call(FLOAT16); break; \
@@ -119,17 +98,14 @@ INLINE void floats_of(const Matrix *matrix, const uint8_t *at, int kind, float *
     int group = matrix->group, scale_bytes = matrix->scale_bytes;
     Numbers numbers = numbers_of(matrix);
     for (int64_t begin = 0; begin < matrix->columns; begin += group, at += group_bytes(matrix)) {
-        const uint8_t *codes = at + ROWS * scale_bytes * (1 + matrix->has_zero);
-        Floats scale[VECTORS], zero[VECTORS];
-        for (int vector = 0; vector < VECTORS; vector++) {
+        const uint8_t *codes = at + ROWS * scale_bytes;
+        Floats scale[VECTORS];
+        for (int vector = 0; vector < VECTORS; vector++)
             scale[vector] = scale_bytes ? scales_at(at, scale_bytes, vector) : all_of(1);
-            zero[vector] = matrix->has_zero ? scales_at(at + ROWS * scale_bytes, scale_bytes, vector) : (Floats){0};
-        }
         for (int i = 0; i < group; i++, codes += column_bytes(kind), to += ROWS) {
             Floats values[VECTORS];
             column_at(codes, kind, &numbers, values);
-            for (int vector = 0; vector < VECTORS; vector++)
-                store(to + LANES * vector, values[vector] * scale[vector] + zero[vector]);
+            for (int vector = 0; vector < VECTORS; vector++) store(to + LANES * vector, values[vector] * scale[vector]);
         }
     }
 }
@@ -147,7 +123,8 @@ INLINE void tile_of_rows(const Product *product, const Matrix *matrix, const flo
             for (int vector = 0; vector < VECTORS; vector++)
                 totals[row][vector] += weights[vector] * x[row * product->x_row + at];
     }
-    for (int row = 0; row < count; row++) put_outputs(totals[row], product, matrix, first, start + row);
+    for (int row = 0; row < count; row++)
+        put_outputs(totals[row], matrix, first, product->y + (start + row) * product->y_row, product->adds);
 }
 
 static void by_tiles(const Product *product, const Matrix *matrix, const uint8_t *at, int64_t first, float *room) {
@@ -170,14 +147,17 @@ static void some_chunks(void *job, int64_t first, int64_t last) {
     int64_t widest = 0, before = 0; /* before: chunks of the matrices before */
     for (const Matrix *matrix = product->matrices; before < last; matrix++) {
         int64_t chunks = (matrix->rows + ROWS - 1) / ROWS;
-        if (product->rows >= MANY && matrix->columns > widest) {
+        if (product->rows >= MANY && matrix->columns > widest && !has_codes(matrix)) {
             leave_room(room);
             widest = matrix->columns;
             room = room_for(ROWS * (size_t)widest);
         }
         for (int64_t chunk = first > before ? first - before : 0; chunk < chunks && before + chunk < last; chunk++) {
             const uint8_t *at = matrix->data + chunk * chunk_bytes(matrix);
-            if (room)
+            if (has_codes(matrix))
+                loradesk_codes_times(product->rounded, 0, product->rows, matrix, at, chunk * ROWS, product->y,
+                                     product->y_row, product->adds);
+            else if (room)
                 by_tiles(product, matrix, at, chunk * ROWS, room);
             else
                 by_few(product, matrix, at, chunk * ROWS);
@@ -189,30 +169,24 @@ static void some_chunks(void *job, int64_t first, int64_t last) {
 
 static void multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y,
                      int64_t y_row, int adds, int threads) {
-    int64_t chunks = 0, work = 0, group = 0, columns = 0;
+    int64_t chunks = 0, work = 0;
+    const Matrix *codes = NULL;
     for (int number = 0; number < count; number++) {
         chunks += (matrices[number].rows + ROWS - 1) / ROWS;
         work += matrices[number].rows * matrices[number].columns * rows;
-        if (matrices[number].has_zero) group = matrices[number].group, columns = matrices[number].columns;
+        if (has_codes(&matrices[number])) codes = &matrices[number];
     }
-    Product product = {matrices, x, NULL, y, x_row, y_row, rows, group ? columns / group : 0, adds};
-    float *sums = NULL;
-    if (group) {
-        sums = malloc(sizeof(float) * (size_t)(rows * product.sums_row));
-        if (!sums) abort();
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t number = 0; number < product.sums_row; number++) {
-                float sum = 0;
-                for (int64_t i = 0; i < group; i++) sum += x[row * x_row + number * group + i];
-                sums[row * product.sums_row + number] = sum;
-            }
-        product.sums = sums;
+    Product product = {matrices, x, NULL, y, x_row, y_row, rows, adds};
+    Rounded rounded;
+    if (codes) {
+        rounded = loradesk_round(x, x_row, rows, codes->columns, codes->group, threads);
+        product.rounded = &rounded;
     }
     loradesk_run(some_chunks, &product, chunks, 1 + chunks / (threads * 16), work < WORTH_SHARING ? 1 : threads);
-    free(sums);
+    if (codes) loradesk_leave_rounded(&rounded);
 }
 
-/* y[rows, outputs] = x times the matrices. Those with zeros read the same columns of x in groups of the same size. */
+/* y[rows, outputs] = x times the matrices. Those with codes read the same columns of x in groups of the same size. */
 void loradesk_multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y,
                        int64_t y_row, int threads) {
     multiply(matrices, count, x, x_row, rows, y, y_row, 0, threads);

@@ -28,6 +28,25 @@ INLINE float scale_at(const uint8_t *from, int scale_bytes) {
 
 enum { MOST_IN_GROUP = 64 }; /* columns; those of bitsandbytes' types */
 
+/* The words of matrix.h: of 8 codes that count from `lowest`, and of 4. */
+INLINE uint32_t word_of_halves(const int8_t *codes, int lowest) {
+    uint8_t places[8];
+    for (int i = 0; i < 8; i++) places[i] = (uint8_t)(codes[i] - lowest);
+    uint64_t bytes;
+    memcpy(&bytes, places, 8);
+    uint64_t even = bytes & 0x000f000f000f000fu, odd = bytes >> 8 & 0x000f000f000f000fu;
+    even = (even | even >> 12) & 0x000000ff000000ffu; /* columns 0 and 2, 4 and 6 */
+    odd = (odd | odd >> 12) & 0x000000ff000000ffu;
+    return (uint32_t)((even | even >> 24) & 0xffff) | (uint32_t)((odd | odd >> 24) & 0xffff) << 16;
+}
+
+INLINE uint32_t word_of_bytes(const int8_t *codes) {
+    uint8_t bytes[4] = {(uint8_t)codes[0], (uint8_t)codes[2], (uint8_t)codes[1], (uint8_t)codes[3]};
+    uint32_t word;
+    memcpy(&word, bytes, 4);
+    return word;
+}
+
 /* Some rows of a block's worth of columns into their chunk. */
 INLINE void put(const Block *rows, int count, int size, const Matrix *matrix, uint8_t *to) {
     int group = matrix->group, scale_bytes = matrix->scale_bytes;
@@ -41,21 +60,24 @@ INLINE void put(const Block *rows, int count, int size, const Matrix *matrix, ui
                 put_scale(codes + row * scale_bytes, row < count ? rows[row].zero[first / group] : 0, scale_bytes);
             codes += ROWS * scale_bytes;
         }
-        if (matrix->kind != BYTES) {
+        if (matrix->kind == TABLED) {
             uint8_t both[ROWS / 2][MOST_IN_GROUP]; /* first joined along the rows, which a compiler does many at a time */
             for (int row = 0; row < ROWS / 2; row++)
                 for (int column = 0; column < group; column++) {
-                    int low = rows[row].codes[first + column] - matrix->lowest;
-                    int high = rows[row + ROWS / 2].codes[first + column] - matrix->lowest;
+                    int low = rows[row].codes[first + column], high = rows[row + ROWS / 2].codes[first + column];
                     both[row][column] = (uint8_t)((low & 15) | high << 4);
                 }
             for (int column = 0; column < group; column++)
                 for (int row = 0; row < ROWS / 2; row++) codes[column * (ROWS / 2) + row] = both[row][column];
-        } else {
-            for (int column = 0; column < group; column++)
-                for (int row = 0; row < ROWS; row++)
-                    codes[column * ROWS + row] = (uint8_t)rows[row].codes[first + column];
+            continue;
         }
+        int in_word = matrix->kind == HALF_BYTES ? 8 : 4;
+        for (int column = 0; column < group; column += in_word, codes += 4 * ROWS)
+            for (int row = 0; row < ROWS; row++) {
+                const int8_t *from = rows[row].codes + first + column;
+                uint32_t word = in_word == 8 ? word_of_halves(from, matrix->lowest) : word_of_bytes(from);
+                memcpy(codes + 4 * row, &word, 4);
+            }
     }
 }
 
@@ -131,6 +153,22 @@ INLINE float plain_at(const uint8_t *numbers, int kind, int64_t place) {
     return value;
 }
 
+/* What the code of a column in a group stands for, before it is scaled. */
+INLINE float number_at(const uint8_t *codes, const Matrix *matrix, int lane, int column) {
+    if (matrix->kind == TABLED) {
+        int both = codes[column * (ROWS / 2) + lane % (ROWS / 2)];
+        return matrix->table[lane < ROWS / 2 ? both & 15 : both >> 4];
+    }
+    if (matrix->kind == HALF_BYTES) {
+        uint32_t word;
+        memcpy(&word, codes + (column / 8 * ROWS + lane) * 4, 4);
+        int place = column % 8;
+        return (float)((int)(word >> (place / 2 + place % 2 * 4) * 4 & 15) + matrix->lowest);
+    }
+    static const int places[4] = {0, 2, 1, 3};
+    return (float)(int8_t)codes[(column / 4 * ROWS + lane) * 4 + places[column % 4]];
+}
+
 /* Rows of a matrix as floats, [count, columns]: those that `wanted` names. */
 void loradesk_rows(const Matrix *matrix, const int64_t *wanted, int64_t count, float *to) {
     int scale_bytes = matrix->scale_bytes;
@@ -147,15 +185,7 @@ void loradesk_rows(const Matrix *matrix, const int64_t *wanted, int64_t count, f
             float scale = scale_at(at + lane * scale_bytes, scale_bytes);
             float zero = matrix->has_zero ? scale_at(at + (ROWS + lane) * scale_bytes, scale_bytes) : 0;
             for (int column = 0; column < matrix->group; column++) {
-                float value;
-                if (matrix->kind != BYTES) {
-                    int both = codes[column * (ROWS / 2) + lane % (ROWS / 2)];
-                    int code = lane < ROWS / 2 ? both & 15 : both >> 4;
-                    value = matrix->table ? matrix->table[code] : (float)(code + matrix->lowest);
-                } else {
-                    value = (float)(int8_t)codes[column * ROWS + lane];
-                }
-                *to++ = value * scale + zero;
+                *to++ = number_at(codes, matrix, lane, column) * scale + zero;
             }
         }
     }
