@@ -67,6 +67,7 @@ CASES = [
                         "layer_types": ["sliding_attention", "sliding_attention", "full_attention",
                                         "sliding_attention"]}),
     Case("Phi", "partial rotary", {"partial_rotary_factor": 0.5}, ["q_proj", "dense", "fc1", "fc2"]),
+    Case("Phi", "tied", {"tie_word_embeddings": True}, ["q_proj", "dense", "fc1", "fc2"]),
     Case("Phi3", "sliding window", {"sliding_window": 8}, PHI3),
     Case("Phi3", "longrope", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, PHI3),
     Case("Phi3", "partial rotary, tied",

@@ -197,8 +197,8 @@ class GgufModel:
         return value
 
     def _hf_config(self) -> dict[str, Any]:
-        """config.json as Hugging Face would write it; `parse_config` checks the values. What the file lacks is null, not
-        left out: the defaults of Hugging Face's classes are not llama.cpp's.
+        """config.json as Hugging Face would write it; `parse_config` checks the values. What the file lacks is null,
+        not left out: the defaults of Hugging Face's classes are not llama.cpp's.
         """
         embedding = self.file.tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:

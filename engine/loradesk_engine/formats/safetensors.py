@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ if TYPE_CHECKING:  # the header alone must be readable without torch: memory est
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PICKLED_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip, bare pickles
+INDEX = "model.safetensors.index.json"
+SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+ADAPTER_NAME = re.compile(r"^base_model\.|\.lora_")
 MAX_NAME_CHARACTERS = 4096
 MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
 DTYPE_BYTES = {
@@ -121,6 +125,7 @@ class SafetensorsWeights(Mapping[str, "Tensor"]):
         Raises:
             FileFormatError: a file is bad, or two files hold the same tensor.
         """
+        self.files = files
         self.entries: dict[str, TensorEntry] = {}
         for path in files:
             for name, entry in read_header(path).items():
@@ -167,25 +172,88 @@ def refuse_pickle(path: Path, error: type[LoradeskError] = CheckpointError) -> L
     )
 
 
+def is_adapter(path: Path) -> bool:
+    """Whether a file holds an adapter's weights and none of a model.
+
+    Raises:
+        FileFormatError: its header cannot be read.
+    """
+    names = read_header(path).keys()
+    return bool(names) and all(ADAPTER_NAME.search(name) for name in names)
+
+
+def read_checkpoint(path: Path) -> SafetensorsWeights:
+    """The weights of a model.
+
+    Args:
+        path: the model's folder, or one file in it: itself, or all files of the index where it is one of them.
+
+    Raises:
+        CheckpointError: there are none, or the index and the files disagree.
+        FileFormatError: a file is bad.
+    """
+    folder = path if path.is_dir() else path.parent
+    shards = _read_index(folder / INDEX)
+    if path != folder and path.name not in shards.values():
+        if SHARD_NAME.search(path.name):
+            raise CheckpointError(
+                "The file is one of several, and no index says which belong together.",
+                file=path,
+                remedy=f"Add {INDEX} to the folder.",
+            )
+        return SafetensorsWeights([path])
+    weights = SafetensorsWeights(checkpoint_files(folder))
+    _refuse_other_places(folder / INDEX, shards, weights)
+    return weights
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Tensor -> file name of an index; nothing where there is none."""
+    if not index.is_file():
+        return {}
+    shards = read_json_object(index, error=CheckpointError).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError("The index has no map from tensors to files.", file=index, field="weight_map")
+    for name in shards.values():
+        if Path(name).name != name or name in ("", ".", "..") or not name.isprintable():
+            raise CheckpointError(
+                f"The shard name {name!r} is a path, not a file name.", file=index, field="weight_map"
+            )
+    return shards
+
+
+def _refuse_other_places(index: Path, shards: Mapping[str, str], weights: SafetensorsWeights) -> None:
+    """Refuse an index that is of other files than those beside it."""
+    if not shards:
+        return
+    for name, shard in shards.items():
+        if name not in weights.entries or weights.entries[name].file.name != shard:
+            raise CheckpointError(
+                f"The index says that the tensor is in {shard}, and it is not.",
+                file=index,
+                field=name,
+                remedy="Download index and weights again.",
+            )
+    for name, entry in weights.entries.items():
+        if name not in shards:
+            raise CheckpointError(
+                f"The tensor is in {entry.file.name}, and the index does not name it.",
+                file=index,
+                field=name,
+                remedy="Download index and weights again.",
+            )
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: those of `model.safetensors.index.json`, else `model.safetensors`.
 
     Raises:
         CheckpointError: there are none, the index is malformed or names a file outside the folder.
     """
-    index = folder / "model.safetensors.index.json"
+    shards = _read_index(folder / INDEX)
+    if shards:
+        return [folder / name for name in sorted(set(shards.values()))]
     single = folder / "model.safetensors"
-    if index.is_file():
-        weight_map = read_json_object(index, error=CheckpointError).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError("The index has no map from tensors to files.", file=index, field="weight_map")
-        names = sorted(set(weight_map.values()))
-        for name in names:
-            if Path(name).name != name or name in ("", ".", "..") or not name.isprintable():
-                raise CheckpointError(
-                    f"The shard name {name!r} is a path, not a file name.", file=index, field="weight_map"
-                )
-        return [folder / name for name in names]
     if single.is_file():
         return [single]
     others = sorted(folder.glob("*.safetensors"))

@@ -46,9 +46,9 @@ class Tokenizer:
         self._byte_level = b'"ByteLevel"' in backend.decoder.__getstate__() if backend.decoder is not None else False
 
     @property
-    def vocab_size(self) -> int:
-        """Count of ids, added tokens included."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+    def piece_count(self) -> int:
+        """Count of the pieces that texts are cut into; tokens that were added to them are not counted."""
+        return int(self._backend.get_vocab_size(with_added_tokens=False))
 
     def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
         """Token ids. `special_tokens` adds what the model wants around plain text (usually a first token)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -20,7 +20,7 @@ from torch import Tensor
 from loradesk_engine.adapters.load import LoadedAdapters, add_adapter, load_adapters
 from loradesk_engine.adapters.mixture import LoraAdapter
 from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Quantize
-from loradesk_engine.errors import AdapterError, BusyError, ConfigError, ContextLengthError, RequestError
+from loradesk_engine.errors import AdapterError, BusyError, ContextLengthError, RequestError
 from loradesk_engine.events import (
     AdapterInfo,
     AdaptersActivated,
@@ -335,21 +335,19 @@ class EngineCore:
             tokens = self.tokenizer.encode(request.prompt, special_tokens=True)
         else:
             tokens = list(request.prompt)
-        vocabulary = self.decoder.config.vocab_size
         if not tokens:
             raise RequestError("The prompt is empty.", field="prompt")
-        if not all(0 <= token < vocabulary for token in tokens):
-            raise RequestError(f"The prompt has token ids beyond the vocabulary of {vocabulary}.", field="prompt")
+        place = "messages" if isinstance(request, ChatRequest) else "prompt"
+        self._refuse_beyond(tokens, place)
         if len(tokens) >= self.context:
             raise ContextLengthError(
                 f"The prompt has {len(tokens):,} tokens, the context {self.context:,}.",
-                field="messages" if isinstance(request, ChatRequest) else "prompt",
+                field=place,
                 remedy="Shorten the conversation, or load the model with a longer context.",
             )
         sampling = request.sampling
         for field, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
-            if not all(0 <= token < vocabulary for token in ids):
-                raise RequestError(f"A token id is beyond the vocabulary of {vocabulary}.", field=field)
+            self._refuse_beyond(ids, field)
         weights = self.active if request.adapters is None else self._checked(request.adapters)
         ends = () if sampling.ignore_end else self.decoder.config.eos_token_ids
         generator = torch.Generator(self.decoder.device)
@@ -374,6 +372,19 @@ class EngineCore:
                 xlora=XLoraState() if self.classifier is not None else None,
             )
         )
+
+    def _refuse_beyond(self, ids: Iterable[int], field: str) -> None:
+        """Refuse token ids that the model has no embedding for; a tokenizer may have some (Gemma 3's for images)."""
+        vocabulary = self.decoder.config.vocab_size
+        for token in ids:
+            if not 0 <= token < vocabulary:
+                text = self.tokenizer.token_text(token) if 0 <= token < 2**32 else ""
+                named = f"{text!r} (id {token})" if text else f"id {token}"
+                raise RequestError(
+                    f"The token {named} is beyond the model's vocabulary of {vocabulary:,}.",
+                    field=field,
+                    remedy="Leave it out: this model has never seen it.",
+                )
 
     def cancel(self, request_id: str) -> None:
         """Stop a request; it ends at the beginning of the next step. Unknown ids are ignored: it may have ended by
@@ -539,12 +550,6 @@ def _load_base(
     if previous is not None and previous.origin == origin:
         return previous
     tokenizer = source.tokenizer()
-    if tokenizer.vocab_size > source.config.vocab_size:
-        raise ConfigError(
-            f"The tokenizer has {tokenizer.vocab_size} tokens, the model {source.config.vocab_size}.",
-            file=tokenizer.file,
-            remedy="They are not of the same model.",
-        )
     decoder = build_decoder(
         source.config,
         source.weights(),
@@ -559,7 +564,12 @@ def _load_base(
         gc.collect()  # what the earlier load left in reference cycles
     bnb = source.config.bnb
     slow = device.type == "cpu" and not decoder.native
-    warnings = (cpu_warning(bnb.bits),) if bnb is not None and slow else ()
+    warnings: tuple[str, ...] = (cpu_warning(bnb.bits),) if bnb is not None and slow else ()
+    if tokenizer.piece_count > source.config.vocab_size:  # added tokens are often beyond it and mean no harm
+        warnings += (
+            f"The tokenizer has {tokenizer.piece_count:,} pieces, the model {source.config.vocab_size:,}: texts with "
+            "the others are refused. Are they of the same model?",
+        )
     return _Base(origin, decoder, tokenizer, warnings)
 
 

@@ -11,14 +11,14 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from loradesk_engine.commands import Quantize
-from loradesk_engine.errors import ConfigError, RequestError
+from loradesk_engine.errors import CheckpointError, ConfigError, RequestError
 from loradesk_engine.files import read_json_object
 from loradesk_engine.formats.bnb import BnbConfig, stored_parameters
 from loradesk_engine.formats.config import ModelConfig, read_config
 from loradesk_engine.formats.gguf import read_gguf
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
-from loradesk_engine.formats.safetensors import PICKLED_SUFFIXES, SafetensorsWeights, checkpoint_files, refuse_pickle
+from loradesk_engine.formats.safetensors import PICKLED_SUFFIXES, is_adapter, read_checkpoint, refuse_pickle
 from loradesk_engine.formats.stored import StoredTensor
 from loradesk_engine.formats.tokenizer import Tokenizer, read_tokenizer
 from loradesk_engine.model.quantized import GgufWeights
@@ -56,22 +56,26 @@ class BaseSource(Protocol):
 
 @dataclass
 class FolderSource:
-    """A folder with config.json, tokenizer.json and safetensors files; `quantize` is done while the weights load."""
+    """A folder with config.json, tokenizer.json and safetensors files; `quantize` is done while the weights load.
+
+    `path` is the folder, or the one safetensors file in it that holds the weights.
+    """
 
     path: Path
     quantize: Quantize = "none"
 
     def __post_init__(self) -> None:
-        self.config = read_config(self.path)
+        self._folder = self.path if self.path.is_dir() else self.path.parent
+        self.config = read_config(self._folder)
         bnb = self.config.bnb
         if self.quantize != "none":
             if bnb is not None:
                 raise _quantized_already(f"is quantized by bitsandbytes ({bnb.kind})", self.path)
             bnb = BnbConfig(self.quantize)
             self.config = replace(self.config, bnb=bnb)
-        self.hf_config: Mapping[str, Any] = read_json_object(self.path / "config.json", error=ConfigError)
-        self.files = checkpoint_files(self.path)
-        self._weights = SafetensorsWeights(self.files)
+        self.hf_config: Mapping[str, Any] = read_json_object(self._folder / "config.json", error=ConfigError)
+        self._weights = read_checkpoint(self.path)
+        self.files = self._weights.files
         entries = self._weights.entries
         self.parameters = (
             stored_parameters(entries)
@@ -82,7 +86,7 @@ class FolderSource:
         self.bits: int | None = bnb.bits if bnb is not None else None
 
     def tokenizer(self) -> Tokenizer:
-        return read_tokenizer(self.path)
+        return read_tokenizer(self._folder)
 
     def weights(self) -> Mapping[str, Tensor]:
         return self._weights
@@ -137,8 +141,15 @@ def read_base(path: Path, quantize: Quantize = "none") -> BaseSource:
         return FolderSource(path, quantize)
     if path.suffix in PICKLED_SUFFIXES:
         raise refuse_pickle(path)
-    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
-        return FolderSource(path.parent, quantize)  # somebody chose the weights in the model's folder
+    if path.suffix == ".safetensors":
+        if is_adapter(path):
+            raise CheckpointError(
+                "These are the weights of an adapter, not of a model.",
+                file=path,
+                remedy="Choose the model that it was trained on, and add the adapter to it.",
+            )
+        if (path.parent / "config.json").is_file():
+            return FolderSource(path, quantize)
     if path.suffix == ".gguf":
         if quantize != "none":
             raise _quantized_already("is a GGUF file, which has its own types of weights", path)

@@ -103,10 +103,11 @@ class _Builder:
         norm = self.norm("model.final_layernorm" if config.parallel else "model.norm")
         if shared is not None:
             index = self.index["lm_head"]
+            bias = self.take("lm_head.bias", config.vocab_size) if config.lm_head_bias else None
             self.linears[index] = (
-                DenseLinear("lm_head", index, shared)
+                DenseLinear("lm_head", index, shared, bias)
                 if isinstance(shared, Tensor)
-                else PackedLinear("lm_head", index, shared)
+                else PackedLinear("lm_head", index, shared, bias)
             )
             self.taken.add("lm_head.weight")  # some checkpoints save the tied matrix twice
         else:
