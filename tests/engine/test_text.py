@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from support import tiny
 from loradesk_engine.commands import Message
 from loradesk_engine.errors import TemplateError
 from loradesk_engine.formats import template as template_module
+from loradesk_engine.formats.sandbox import Sandbox
 from loradesk_engine.formats.template import ChatTemplate
 from loradesk_engine.formats.tokenizer import TextStream, Tokenizer, read_tokenizer
 from loradesk_engine.generation.stop import StopStrings
@@ -106,28 +108,6 @@ def test_stop_strings_cut_where_the_first_one_begins(text: str, stops: list[str]
 
 
 MESSAGES = (Message("system", "Be brief."), Message("user", "Hi <there> & 'you'"), Message("assistant", "Hello"))
-LLAMA2 = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] | "
-    "trim + ' [/INST]' }}{% else %}{{ ' ' + message['content'] }}{% endif %}{% endfor %}"
-)
-
-
-@pytest.mark.parametrize("source", [tiny.TEMPLATE, LLAMA2, "{{ messages | tojson }}"])
-def test_templates_render_as_transformers_renders_them(source: str) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
-    reference = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
-    expected = reference.apply_chat_template(
-        [{"role": message.role, "content": message.content} for message in MESSAGES],
-        chat_template=source,
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    template = ChatTemplate(source, file="t", special_tokens={"bos_token": "<s>"})
-    assert template.render(MESSAGES) == expected
-
-
 HOSTILE = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "50 MB of output": "{% for a in range(5000) %}{{ 'x' * 10000 }}{% endfor %}",
@@ -155,6 +135,32 @@ HOSTILE = {
         "{% set n = namespace(x=['x']) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
         "{{ (n.x|string)|length }}"
     ),
+    "a wide format filter": "{{ '%1000000000d' | format(1) }}",
+    "a precise format": "{{ '%.1000000000f' % 1 }}",
+    "a width from the values": "{{ '%*d' % (1000000000, 1) }}",
+    "a width behind a name": "{{ '%(a)1000000000d' % {'a': 1} }}",
+    "a width behind a name with brackets": "{{ '%((a))1000000000d' % {'(a)': 1} }}",
+    "a format that is slow to read": "{{ ('%' + '0' * 7000000 + '!') % 1 }}",
+    "a text formatted many times": "{{ ('%(a)s' * 100000) % {'a': 'x' * 1000} }}",
+    "a format method with a width from the values": "{{ '{:{}}'.format(1, 1000000000) }}",
+    "a format method by map": "{{ '{a:1000000000}'.format_map({'a': 1}) }}",
+    "a text formatted many times by method": "{{ ('{0}' * 100000).format('x' * 1000) }}",
+    "a wide indentation": "{{ 'a\\nb' | indent(1000000000) }}",
+    "a wide indentation by text": "{{ ('a\\n' * 1000) | indent('x' * 100000, first=true) }}",
+    "indenting the messages": "{{ messages | indent }}",
+    "wide JSON": "{{ messages | tojson(indent=1000000000) }}",
+    "JSON with long separators": "{{ range(1000) | list | tojson(separators=['x' * 100000, ':']) }}",
+    "adding up lists": "{{ ([range(1000) | list] * 90000) | sum(start=[]) | length }}",
+    "a block that collects": "{% set x %}{% for a in range(90000) %}{{ 'x' * 100000 }}{% endfor %}{% endset %}",
+    "a macro that collects": (
+        "{% macro f() %}{% for a in range(90000) %}" + "x" * 100_000 + "{% endfor %}{% endmacro %}{{ f() | length }}"
+    ),
+    "generation that collects": (
+        "{% generation %}{% for a in range(90000) %}" + "x" * 100_000 + "{% endfor %}{% endgeneration %}"
+    ),
+    "a break outside a loop": "{% break %}",
+    "a block that leaves its loop": "{% for a in [1] %}{% generation %}{% break %}{% endgeneration %}{% endfor %}",
+    "loops beyond what Python nests": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
     "it says no": "{{ raise_exception('roles must alternate') }}",
 }
 
@@ -162,15 +168,20 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_module, "MAX_SECONDS", 0.5)
-    with pytest.raises(TemplateError) as caught:
-        ChatTemplate(HOSTILE[name], file="config.json", special_tokens={}).render(MESSAGES)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateError) as caught:
+            ChatTemplate(HOSTILE[name], file="config.json", special_tokens={}).render(MESSAGES)
+        assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
+    finally:
+        tracemalloc.stop()
     assert (caught.value.file, caught.value.field) == ("config.json", "chat_template")
     if name == "it says no":
         assert "roles must alternate" in caught.value.problem
 
 
 def test_the_sandbox_is_the_immutable_one() -> None:
-    assert issubclass(template_module._Environment, ImmutableSandboxedEnvironment)
+    assert issubclass(Sandbox, ImmutableSandboxedEnvironment)
 
 
 def test_named_templates_and_the_jinja_file(tmp_path: Path) -> None:
