@@ -46,6 +46,14 @@ LONGROPE = {
     "long_factor": [1.0, 2.0, 4.0, 8.0],
     "original_max_position_embeddings": 64,
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
@@ -54,6 +62,10 @@ GEMMA3_ROPE = {
 PHI3 = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 CASES = [
     Case("Llama"),
+    Case("Llama", "tied", {"tie_word_embeddings": True}),
+    Case("Llama", "biases", {"attention_bias": True, "mlp_bias": True}),
+    Case("Llama", "linear rope", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    Case("Llama", "llama3 rope", {"rope_parameters": LLAMA3}),
     Case("Llama", "yarn", {"rope_parameters": YARN}),
     Case("Mistral", "sliding window", {"sliding_window": 8, "head_dim": 16}),
     Case("Mistral", "", {"sliding_window": None}),
@@ -68,15 +80,19 @@ CASES = [
                                         "sliding_attention"]}),
     Case("Phi", "partial rotary", {"partial_rotary_factor": 0.5}, ["q_proj", "dense", "fc1", "fc2"]),
     Case("Phi", "tied", {"tie_word_embeddings": True}, ["q_proj", "dense", "fc1", "fc2"]),
+    Case("Phi3", "", {"sliding_window": None}, PHI3),
     Case("Phi3", "sliding window", {"sliding_window": 8}, PHI3),
     Case("Phi3", "longrope", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, PHI3),
     Case("Phi3", "partial rotary, tied",
          {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
           "hidden_size": 64, "tie_word_embeddings": True}, PHI3),
+    Case("Starcoder2", "", {"sliding_window": None}, ["q_proj", "o_proj", "c_fc", "c_proj"]),
     Case("Starcoder2", "sliding window", {"sliding_window": 8}, ["q_proj", "o_proj", "c_fc", "c_proj"]),
     Case("Starcoder2", "no biases", {"use_bias": False, "sliding_window": None},
          ["q_proj", "o_proj", "c_fc", "c_proj"]),
+    Case("Qwen2"),
     Case("Qwen2", "sliding window", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    Case("Qwen3", "attention biases", {"head_dim": 16, "attention_bias": True}),
     Case("Qwen3", "tied", {"head_dim": 16, "tie_word_embeddings": True}),
 ]  # fmt: skip
 
