@@ -11,6 +11,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from support import parity, tiny
+from support.logits import DECODE, logits_of
 
 from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSettings, Sampling
 from loradesk_engine.errors import ConfigError
@@ -24,7 +25,6 @@ pytestmark = pytest.mark.usefixtures("both_paths")
 TOLERANCE = 1e-4
 SCALINGS = 1e-5
 LENGTHS = (37, 5, 20)  # a ragged batch
-DECODE = 16
 
 
 @dataclass(frozen=True)
@@ -116,31 +116,6 @@ def make(case: Case, folder: Path) -> transformers.PreTrainedModel:
     model.save_pretrained(folder)
     tiny.write_tokenizer(folder)
     return model
-
-
-def logits_of(engine: EngineCore, ids: list[torch.Tensor], weights: torch.Tensor | None) -> list[torch.Tensor]:
-    """Prefill of the sequences in one ragged batch, then `DECODE` single cached steps: [tokens, vocab] for each."""
-    cache = engine.decoder.new_cache()
-    cache.reserve(len(ids), max(map(len, ids)))
-    delta = None
-    if weights is not None:
-        assert engine.mixture is not None
-        delta = engine.mixture.delta(weights, range(weights.shape[-1]))
-    found: list[list[torch.Tensor]] = [[] for _ in ids]
-    pasts = [0] * len(ids)
-    for step in range(DECODE + 1):
-        segments, tokens, positions = [], [], []
-        for slot, sequence in enumerate(ids):
-            count = len(sequence) - DECODE if step == 0 else 1
-            segments.append(Segment(slot, len(tokens), count, pasts[slot]))
-            tokens += sequence[pasts[slot] : pasts[slot] + count].tolist()
-            positions += range(pasts[slot], pasts[slot] + count)
-            pasts[slot] += count
-        batch = Batch(torch.tensor(tokens), torch.tensor(positions), tuple(segments), delta)
-        logits = engine.decoder.logits(engine.decoder.forward(batch, cache), delta)
-        for segment in segments:
-            found[segment.slot].append(logits[segment.start : segment.start + segment.length])
-    return [torch.cat(parts) for parts in found]
 
 
 def compare(row: str, column: str, engine: EngineCore, model: torch.nn.Module, weights: torch.Tensor | None) -> None:

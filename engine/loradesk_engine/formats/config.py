@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from loradesk_engine.errors import ConfigError
 from loradesk_engine.files import read_json_object
@@ -20,8 +20,9 @@ from loradesk_engine.formats.bnb import BnbConfig, read_bnb_config
 from loradesk_engine.formats.defaults import DEFAULTS
 from loradesk_engine.formats.fields import Fields
 from loradesk_engine.formats.rope import RopeConfig, read_ropes
-from loradesk_engine.ordering.modules import ARCHITECTURES, linear_modules
+from loradesk_engine.ordering.modules import ARCHITECTURES, linear_modules, text_part
 
+T = TypeVar("T")
 MlpType = Literal["gated", "fused", "plain", "experts"]
 
 
@@ -96,6 +97,7 @@ ACTIVATIONS: dict[str, Literal["silu", "gelu", "gelu_tanh"]] = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
+CAPPED = ("Gemma2ForCausalLM", "Gemma3ForCausalLM")  # transformers leaves it out of Gemma 3 with images
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 
 
@@ -117,6 +119,7 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
 def parse_config(values: Mapping[str, Any], file: str | os.PathLike[str]) -> ModelConfig:
     """The same from a parsed config.json; `file` is for the error messages."""
     architecture, family = _architecture(Fields(values, file))
+    values = _in_file(file, text_part, values)
     fields = Fields({**DEFAULTS[family], **values}, file)
     _refuse_unsupported(fields)
 
@@ -142,7 +145,8 @@ def parse_config(values: Mapping[str, Any], file: str | os.PathLike[str]) -> Mod
         raise fields.refuse("num_experts_per_tok", f"{experts_per_token} of {experts} experts cannot be chosen.")
     return ModelConfig(
         architecture=architecture,
-        linear_paths=_linear_paths(fields.values, file),
+        # the values are the text part's already, where there is one
+        linear_paths=_in_file(file, linear_modules, {**fields.values, "text_config": fields.values}),
         vocab_size=fields.integer("vocab_size", high=2**24),
         hidden_size=hidden,
         intermediate_size=fields.integer("intermediate_size", high=2**22),
@@ -160,7 +164,7 @@ def parse_config(values: Mapping[str, Any], file: str | os.PathLike[str]) -> Mod
         norm_plus_one=gemma,
         local_rope=local_rope,
         attention_cap=fields.optional("attn_logit_softcapping") if family == "gemma2" else None,
-        logits_cap=fields.optional("final_logit_softcapping") if family in ("gemma2", "gemma3_text") else None,
+        logits_cap=fields.optional("final_logit_softcapping") if architecture in CAPPED else None,
         fused_qkv=family == "phi3",
         qkv_bias=qkv_bias,
         o_bias=o_bias,
@@ -188,7 +192,8 @@ def _architecture(fields: Fields) -> tuple[str, str]:
     family = ARCHITECTURES.get(architectures[0])
     if family is None:
         supported = ", ".join(sorted(ARCHITECTURES))
-        raise fields.refuse("architectures", f"{architectures[0]} is not supported.", f"Supported: {supported}.")
+        what = "a multimodal model, which is not supported" if "text_config" in fields.values else "not supported"
+        raise fields.refuse("architectures", f"{architectures[0]} is {what}.", f"Supported: {supported}.")
     return architectures[0], family
 
 
@@ -207,9 +212,10 @@ def _biases(fields: Fields, family: str) -> tuple[bool, bool, bool]:
     return attention, attention, family == "llama" and fields.boolean("mlp_bias", False)
 
 
-def _linear_paths(values: Mapping[str, Any], file: str | os.PathLike[str]) -> tuple[str, ...]:
+def _in_file(file: str | os.PathLike[str], read: Callable[[Mapping[str, Any]], T], values: Mapping[str, Any]) -> T:
+    """What `read` makes of a config; its errors get the file's name."""
     try:
-        return linear_modules(values)
+        return read(values)
     except ConfigError as problem:
         raise ConfigError(problem.problem, file=file, field=problem.field, remedy=problem.remedy) from None
 

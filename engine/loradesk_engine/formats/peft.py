@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.files import finite_number, json_type, read_json_object
+from loradesk_engine.formats.multimodal import text_name
 from loradesk_engine.formats.safetensors import (
     PICKLED_SUFFIXES,
     SafetensorsWeights,
@@ -241,10 +242,13 @@ def _flag(config: Mapping[str, Any], option: str, file: Path) -> bool:
 
 
 def _tensors(weights: SafetensorsWeights, file: Path) -> dict[str, dict[str, str]]:
-    """Path of a linear -> kind of tensor -> its name."""
+    """Path of a linear -> kind of tensor -> its name. What only images go through does nothing here and is left out."""
     found: dict[str, dict[str, str]] = {}
     for name in weights:
-        path, kind = _split_name(name, file)
+        trained, kind = _split_name(name, file)
+        path = text_name(trained)
+        if path is None:
+            continue
         if kind in found.setdefault(path, {}):
             raise AdapterError(f"The weights of {path} are there twice.", file=file, field=name)
         found[path][kind] = name
@@ -278,7 +282,8 @@ def _modules(
         rank = a.shape[0]
         if b.shape[1] != rank:
             raise AdapterError(f"lora_A has rank {rank}, lora_B has rank {b.shape[1]}.", file=weights_file, field=path)
-        declared = scale.rank(path)
+        trained, _ = _split_name(names["lora_A"], weights_file)  # the path that the configuration's patterns are for
+        declared = scale.rank(trained)
         if declared != rank:
             raise AdapterError(
                 f"The configuration says rank {declared}, the weights have rank {rank}.", file=weights_file, field=path
@@ -290,7 +295,7 @@ def _modules(
             names["lora_A"],
             names["lora_B"],
             rank,
-            scale.scale(path),
+            scale.scale(trained),
             a.shape[1],
             b.shape[0],
             bias=names.get("lora_bias"),

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +34,10 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a header: its file, type name, shape and where its bytes lie in the file."""
+    """One tensor of a header: its file, its name there, type name, shape and where its bytes lie in the file."""
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -101,7 +102,7 @@ def _entry(path: Path, name: str, fields: Any, data_start: int, size: int) -> Te
         raise refuse(f"The tensor ends at byte {end:,}, the file at {size:,}: it is truncated.")
     if end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise refuse(f"{end - start:,} bytes cannot hold the shape {shape} of type {dtype}.")
-    return TensorEntry(path, dtype, tuple(shape), start, end)
+    return TensorEntry(path, name, dtype, tuple(shape), start, end)
 
 
 def _refuse_overlaps(path: Path, entries: Mapping[str, TensorEntry]) -> None:
@@ -136,6 +137,21 @@ class SafetensorsWeights(Mapping[str, "Tensor"]):
                 self.entries[name] = entry
         self._open: dict[Path, Any] = {}
 
+    def rename(self, name_of: Callable[[str], str | None]) -> None:
+        """Give the tensors other names; those of None are left out.
+
+        Raises:
+            FileFormatError: two tensors get the same name.
+        """
+        entries: dict[str, TensorEntry] = {}
+        for stored, entry in self.entries.items():
+            name = name_of(stored)
+            if name in entries:
+                raise FileFormatError(f"{entries[name].name} is the same tensor.", file=entry.file, field=stored)
+            if name is not None:
+                entries[name] = entry
+        self.entries = entries
+
     def __getitem__(self, name: str) -> Tensor:
         from safetensors import SafetensorError, safe_open
 
@@ -143,7 +159,7 @@ class SafetensorsWeights(Mapping[str, "Tensor"]):
         try:
             if entry.file not in self._open:
                 self._open[entry.file] = safe_open(entry.file, framework="pt", device="cpu")
-            tensor: Tensor = self._open[entry.file].get_tensor(name)
+            tensor: Tensor = self._open[entry.file].get_tensor(entry.name)
             return tensor
         except (SafetensorError, OSError) as problem:
             raise FileFormatError(f"The tensor cannot be read: {problem}.", file=entry.file, field=name) from problem

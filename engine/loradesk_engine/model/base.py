@@ -18,10 +18,12 @@ from loradesk_engine.formats.config import ModelConfig, read_config
 from loradesk_engine.formats.gguf import read_gguf
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
+from loradesk_engine.formats.multimodal import text_name
 from loradesk_engine.formats.safetensors import PICKLED_SUFFIXES, is_adapter, read_checkpoint, refuse_pickle
 from loradesk_engine.formats.stored import StoredTensor
 from loradesk_engine.formats.tokenizer import Tokenizer, read_tokenizer
 from loradesk_engine.model.quantized import GgufWeights
+from loradesk_engine.ordering.modules import WITH_IMAGES
 
 
 class BaseSource(Protocol):
@@ -76,6 +78,8 @@ class FolderSource:
         self.hf_config: Mapping[str, Any] = read_json_object(self._folder / "config.json", error=ConfigError)
         self._weights = read_checkpoint(self.path)
         self.files = self._weights.files
+        if self.config.architecture in WITH_IMAGES:
+            self._weights.rename(text_name)
         entries = self._weights.entries
         self.parameters = (
             stored_parameters(entries)

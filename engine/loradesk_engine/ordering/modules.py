@@ -43,6 +43,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "MixtralForCausalLM": "mixtral",
     "GemmaForCausalLM": "gemma",
     "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForConditionalGeneration": "gemma3_text",
     "Gemma3ForCausalLM": "gemma3_text",
     "PhiForCausalLM": "phi",
     "Phi3ForCausalLM": "phi3",
@@ -52,10 +53,32 @@ ARCHITECTURES: Mapping[str, str] = {
 }
 """Class name in config.json -> model type."""
 
+WITH_IMAGES = ("Gemma3ForConditionalGeneration",)
+"""Those of them that see images as well, of which the text part is used."""
+
+_OF_THE_WHOLE = ("architectures", "bos_token_id", "eos_token_id", "quantization_config", "tie_word_embeddings")
 _EXPERT = ("w1", "w2", "w3")
 
 _QUANTIZED_LLAMA = _LLAMA
 _QUANTIZED_PHI3 = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.down_proj", "mlp.gate_up_proj")
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config.json of the text model in one that also sees images; any other as it is.
+
+    Raises:
+        ConfigError: it has no `text_config`.
+    """
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or architectures[0] not in WITH_IMAGES:
+        return config
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        problem = "The part is missing." if text is None else f"An object is expected, not {json_type(text)}."
+        raise ConfigError(problem, field="text_config")
+    outer = {key: config[key] for key in _OF_THE_WHOLE if config.get(key) is not None}
+    # the whole model's class ties its output layer to the embedding whatever the text part says
+    return {**text, "tie_word_embeddings": True, **outer}
 
 
 def model_type(config: Mapping[str, Any]) -> str:
@@ -90,6 +113,7 @@ def linear_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
         ConfigError: unsupported architecture, or the number of layers or experts is missing or out of range.
     """
     kind = model_type(config)
+    config = text_part(config)
     block = BLOCKS[kind]
     if kind == "mixtral":
         experts = _count(config, "num_local_experts", MAX_EXPERTS)
