@@ -25,6 +25,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fp4-double": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True},
     "int8": {"load_in_8bit": True},
     "int8-skip": {"load_in_8bit": True, "llm_int8_skip_modules": ["v_proj", "lm_head"]},
+    "nf4-head": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": []},
+    "nf4-double-head": {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "llm_int8_skip_modules": [],
+    },
     "int8-head": {"load_in_8bit": True, "llm_int8_skip_modules": []},
 }
 

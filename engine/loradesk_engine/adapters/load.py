@@ -4,9 +4,12 @@ stacked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture
@@ -89,7 +92,7 @@ def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, pr
     """
     found = find_adapters(settings, progress)
     warnings = _check(settings, base, found)
-    mixture = _stack(decoder, found, progress)
+    mixture = _stack(decoder, base, found, progress)
     if found.checkpoint is not None:
         return _with_classifier(found, found.checkpoint, decoder, mixture, warnings)
     paths = mixture.adapted_paths()
@@ -255,10 +258,19 @@ def _check(settings: LoadSettings, base: BaseSource, found: FoundAdapters) -> tu
     return tuple(finding.message for finding in findings if finding.severity == "warning")
 
 
-def _stack(decoder: Decoder, found: FoundAdapters, progress: Progress) -> Mixture:
+def _stack(decoder: Decoder, base: BaseSource, found: FoundAdapters, progress: Progress) -> Mixture:
     weight = 1.0 if found.checkpoint is None else found.checkpoint.config.global_scaling_weight
-    mixture = Mixture(decoder.projections, decoder.device, decoder.dtype, weight)
+    mixture = Mixture(decoder.projections, decoder.device, decoder.dtype, weight, read_base=_reader(base))
     for number, (name, adapter) in enumerate(found.adapters.items()):
         progress(f"Loading adapter {name}", number / len(found.adapters))
         mixture.add(name, adapter, found.sources[name])
     return mixture
+
+
+def _reader(base: Any) -> Callable[[], BaseSource]:
+    """What reads the base's headers once more. It does not hold the base itself, whose open files would keep mapped all
+    that the load has read of them.
+    """
+    given = {field.name: getattr(base, field.name) for field in dataclasses.fields(base) if field.init}
+    kind: Callable[..., BaseSource] = type(base)
+    return functools.partial(kind, **given)

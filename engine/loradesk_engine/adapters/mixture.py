@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loradesk_engine.adapters.base_copy import is_copy
 from loradesk_engine.adapters.shift import Shift, gain_of, shift_of
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.formats.peft import PeftAdapter
 from loradesk_engine.model import kernels
-from loradesk_engine.model.linear import Linear, Projection, joined, row_slices
+from loradesk_engine.model.base import BaseSource
+from loradesk_engine.model.linear import Projection, joined
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
 SUBSETS_BYTES = 3  # and what they may take for the kernels, by all adapters' own memory
@@ -178,6 +180,8 @@ class Mixture:
         projections: the model's, `projections[i].number == i`.
         device, dtype: the adapters' weights are held like the model's activations; they are never quantized.
         global_scaling_weight: g, which every adapter is multiplied by.
+        read_base: gives what the model was loaded from; adapters that bring copies of its weights are compared with
+            that, and refused without it.
     """
 
     def __init__(
@@ -186,8 +190,10 @@ class Mixture:
         device: torch.device,
         dtype: torch.dtype,
         global_scaling_weight: float = 1.0,
+        read_base: Callable[[], BaseSource] | None = None,
     ) -> None:
         self._projections = projections
+        self._read_base = read_base
         linears = sorted((linear for each in projections for linear in each.linears), key=lambda linear: linear.index)
         self._by_path = {linear.path: linear for linear in linears}
         self._device = device
@@ -323,11 +329,11 @@ class Mixture:
 
     def _refuse_other_base(self, adapter: PeftAdapter) -> None:
         """Refuse an adapter whose copies of the base, or whose biases, do not fit this base."""
+        base = self._read_base() if adapter.base_copies and self._read_base is not None else None
         for copied, name in adapter.base_copies.items():
             path, _, kind = copied.rpartition(".")
             linear = self._by_path.get(path)
-            copy = adapter.tensor(name)
-            if linear is None or not (_same_weight(copy, linear) if kind == "weight" else _same(copy, linear.bias)):
+            if linear is None or base is None or not is_copy(adapter.tensor(name), linear, kind, base):
                 what = "matrix" if kind == "weight" else "bias"
                 raise AdapterError(
                     f"The adapter brings a {what} of its own that differs from the base model's.",
@@ -522,19 +528,6 @@ def _refuse_endless(gain: Tensor, adapter: PeftAdapter, magnitude: str) -> None:
             field=magnitude,
             remedy=_other_base(adapter),
         )
-
-
-def _same(copy: Tensor, own: Tensor | None) -> bool:
-    """Whether they are equal up to the rounding of the type the model is held in."""
-    return own is not None and copy.shape == own.shape and torch.equal(copy.to(own.device, own.dtype), own)
-
-
-def _same_weight(copy: Tensor, linear: Linear) -> bool:
-    """The same for a linear's weight; one that is quantized is never the same."""
-    if linear.dtype is None or copy.shape != (linear.out_features, linear.in_features):
-        return False
-    parts = zip(row_slices(*copy.shape), linear.weight_slices(), strict=True)
-    return all(torch.equal(copy[rows].to(own.device, linear.dtype).float(), own) for rows, own in parts)
 
 
 def _other_base(adapter: PeftAdapter) -> str:

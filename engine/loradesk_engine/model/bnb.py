@@ -103,7 +103,7 @@ def bnb_linear(
         packed = matrix.packed.reshape(-1).view(torch.uint8)
         table = torch.tensor(TABLES[matrix.kind])
         return PackedLinear(
-            path, index, NativeMatrix.of_four_bits(packed, _plain_scales(matrix), table, *matrix.shape), bias
+            path, index, NativeMatrix.of_four_bits(packed, plain_scales(matrix), table, *matrix.shape), bias
         )
     compute = dtype if on_cpu or config.compute_type is None else getattr(torch, config.compute_type)
     return FourBitLinear(path, index, matrix, bias, device=device, compute=compute)
@@ -204,7 +204,7 @@ class EightBitLinear:
             yield self.values[rows].float() * (self.scales[rows] / 127)[:, None]
 
 
-def _plain_scales(matrix: FourBitMatrix) -> Tensor:
+def plain_scales(matrix: FourBitMatrix) -> Tensor:
     """The scales as float32, [blocks], also where they are quantized themselves: `NESTED` of them share one."""
     nested = matrix.nested
     if nested is None:
@@ -219,7 +219,7 @@ def _state(matrix: FourBitMatrix, device: torch.device, compute: torch.dtype) ->
     scales = matrix.scales.to(device)
     nested, offset = None, None
     if device.type != "cuda":  # only the kernels there read scales that are quantized themselves
-        scales = _plain_scales(matrix).to(device)
+        scales = plain_scales(matrix).to(device)
     elif matrix.nested is not None:
         nested = functional.QuantState(
             matrix.nested.scales.to(device), code=matrix.nested.table.to(device), blocksize=NESTED, dtype=torch.float32
