@@ -127,6 +127,12 @@ def test_checkpoints_folders_and_single_adapters_are_found(tmp_path):
         sources.find_adapters(str(tmp_path / "nothing"))
 
 
+def test_a_base_with_images_is_described_by_its_text_part(tmp_path):
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"num_hidden_layers": 34}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert sources.read_base_facts(str(tmp_path)).title == "gemma3_text, 34 blocks, 239 linears"
+
+
 def test_bases_are_looked_for_without_the_network(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert sources.base_on_disk("nobody/has-this") is None

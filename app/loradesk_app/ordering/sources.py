@@ -10,7 +10,7 @@ from typing import Any
 
 from loradesk_engine.errors import AdapterError, LoradeskError
 from loradesk_engine.ordering.finding import ClassifierFacts
-from loradesk_engine.ordering.modules import linear_modules, model_type
+from loradesk_engine.ordering.modules import linear_modules, model_type, text_part
 
 MAX_ADAPTERS = 1_000
 _CONFIG = "adapter_config.json"
@@ -37,7 +37,7 @@ class BaseFacts:
         """`llama, 32 blocks, 225 linears`, or what is wrong."""
         if self.problem:
             return self.problem
-        blocks = self.config.get("num_hidden_layers")
+        blocks = text_part(self.config).get("num_hidden_layers")
         return f"{model_type(self.config)}, {blocks:,} blocks, {len(self.linears):,} linears"
 
 
