@@ -1,7 +1,8 @@
 """The tokenizer and chat template that a GGUF file carries, for the `tokenizers` library.
 
-Nothing beside the file is needed. Two kinds are read: byte-level BPE (`gpt2`), whose pre-tokenizer the file names, and
-SentencePiece BPE (`llama`), whose merges follow from the pieces' scores.
+Nothing beside the file is needed. Two kinds are read: byte-level BPE (`gpt2`), whose pre-tokenizer the file names
+(gguf_pretokenizers.py), and SentencePiece BPE (`llama`), whose merges follow from the pieces' scores (gguf_pieces.py).
+What the file does not say is what llama.cpp takes for it.
 """
 
 from __future__ import annotations
@@ -10,32 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from loradesk_engine.errors import FileFormatError
+from loradesk_engine.formats.gguf_pieces import TooManyMerges, piece_merges
+from loradesk_engine.formats.gguf_pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from loradesk_engine.formats.template import ChatTemplate
-from loradesk_engine.formats.tokenizer import Tokenizer
+from loradesk_engine.formats.tokenizer import WORD_SIGN, Tokenizer
 
 # Kinds of token in `tokenizer.ggml.token_type`
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
-
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-PATTERNS = {
-    "llama-bpe": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",
-    "qwen2": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",
-    "gpt-4o": (
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-        rf"{_CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
-"""How text is split before merging, by the name in `tokenizer.ggml.pre`."""
-SAME_PATTERN = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "smaug-bpe": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
-PLAIN = ("gpt-2", "default", "phi-2", "olmo", "jais")
-SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+LLAMA_BOS, LLAMA_EOS = 1, 2  # of SentencePiece vocabularies that do not say which they are
+PHI3 = ("phi3", "phi-3")
+KEEPS_SPACE = ("<unk>", "<s>", "<|endoftext|>")  # the special tokens of Phi-3 that take no space after them away
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
@@ -50,90 +40,88 @@ def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
     tokens = fields.texts("tokenizer.ggml.tokens")
     if len(set(tokens)) != len(tokens):
         raise fields.refuse("tokenizer.ggml.tokens", "A token appears twice.")
+    types = fields.numbers("tokenizer.ggml.token_type", len(tokens))
+    prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
     if kind == "gpt2":
-        backend = _byte_level(fields, tokens)
+        way = _pre_tokenizer(fields)
+        backend, add_bos = _byte_level(fields, tokens, way), way.add_bos
     elif kind == "llama":
-        backend = _sentence_piece(fields, tokens)
+        backend, add_bos = _sentence_piece(fields, tokens, types, prefix), True
     else:
         raise fields.refuse("tokenizer.ggml.model", f"The tokenizer {kind!r} is not supported.", "gpt2 and llama are.")
-    types = fields.numbers("tokenizer.ggml.token_type", len(tokens))
-    for token, token_type in zip(tokens, types, strict=True):
-        if token_type in (CONTROL, USER_DEFINED, UNKNOWN):
-            added = AddedToken(token, special=token_type != USER_DEFINED, normalized=False)
-            (backend.add_tokens if token_type == USER_DEFINED else backend.add_special_tokens)([added])
-    _add_bos(fields, backend, tokens, default=kind == "llama")
+    signs = kind == "llama" and not prefix
+    _add_special_tokens(backend, tokens, types, normalized=signs, strip_after=_is_phi3(metadata, kind))
+    defaults = {"bos": LLAMA_BOS, "eos": LLAMA_EOS, "unknown": 0} if kind == "llama" else {}
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    special = {}
-    for name, key in names.items():
-        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if isinstance(token_id, int) and 0 <= token_id < len(tokens):
-            special[name] = tokens[token_id]
+    special = {name: token for name, key in names.items() if (token := fields.token(key, tokens, defaults.get(key)))}
+    first = special.get("bos_token") if fields.flag("tokenizer.ggml.add_bos_token", add_bos) else None
+    last = special.get("eos_token") if fields.flag("tokenizer.ggml.add_eos_token", False) else None
+    _add_around(backend, first, last)
     source = metadata.get("tokenizer.chat_template")
     template = ChatTemplate(source, file=str(path), special_tokens=special) if isinstance(source, str) else None
     return Tokenizer(backend, template, str(path))
 
 
-def _byte_level(fields: _Fields, tokens: Sequence[str]) -> tokenizers.Tokenizer:
+def _pre_tokenizer(fields: _Fields) -> PreTokenizer:
     name = fields.text("tokenizer.ggml.pre") if "tokenizer.ggml.pre" in fields.metadata else "default"
-    pattern = PATTERNS.get(SAME_PATTERN.get(name, name))
+    if name not in PRE_TOKENIZERS:
+        raise fields.refuse(
+            "tokenizer.ggml.pre",
+            f"The pre-tokenizer {name!r} is not supported.",
+            f"Supported: {', '.join(sorted(PRE_TOKENIZERS))}.",
+        )
+    return PRE_TOKENIZERS[name]
+
+
+def _byte_level(fields: _Fields, tokens: Sequence[str], way: PreTokenizer) -> tokenizers.Tokenizer:
     merges = []
-    known = set(tokens)
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     for merge in fields.texts("tokenizer.ggml.merges"):
         left, space, right = merge.partition(" ")
-        if not space or left not in known or right not in known or left + right not in known:
+        if not space or left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
             raise fields.refuse("tokenizer.ggml.merges", f"{merge!r} does not merge two tokens to a third.")
         merges.append((left, right))
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    backend = _backend(fields, models.BPE, vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
-    if pattern is not None:
-        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-        before = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    elif name in SINGLE_DIGITS:
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        before = [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    elif name in PLAIN:
-        before = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    else:
-        supported = ", ".join(sorted({*PATTERNS, *SAME_PATTERN, *PLAIN, *SINGLE_DIGITS}))
-        raise fields.refuse(
-            "tokenizer.ggml.pre", f"The pre-tokenizer {name!r} is not supported.", f"Supported: {supported}."
-        )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(before)
+    backend = _backend(fields, models.BPE, vocab=vocabulary, merges=merges, ignore_merges=way.ignore_merges)
+    backend.pre_tokenizer = way.build()
     backend.decoder = decoders.ByteLevel()
-    if SAME_PATTERN.get(name, name) == "qwen2":
-        backend.normalizer = normalizers.NFC()
+    normalizer = way.normalizer()
+    if normalizer is not None:
+        backend.normalizer = normalizer
     return backend
 
 
-def _sentence_piece(fields: _Fields, tokens: Sequence[str]) -> tokenizers.Tokenizer:
-    """Pieces with scores: two neighbours merge to the piece of the highest score, so scores give the merges' order."""
+def _sentence_piece(fields: _Fields, tokens: Sequence[str], types: Sequence[int], prefix: bool) -> tokenizers.Tokenizer:
+    """`prefix`: a text gets a space before it."""
     scores = fields.numbers("tokenizer.ggml.scores", len(tokens))
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    found: list[tuple[float, int, int, str, str]] = []
-    for number, token in enumerate(tokens):
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in vocabulary and right in vocabulary:
-                found.append((-float(scores[number]), vocabulary[left], vocabulary[right], left, right))
-    found.sort(key=lambda item: item[:3])
-    merges = [(left, right) for *_, left, right in found]
-    unknown = fields.metadata.get("tokenizer.ggml.unknown_token_id", 0)
-    unknown_token = tokens[unknown] if isinstance(unknown, int) and 0 <= unknown < len(tokens) else None
+    merged = [number for number, token in enumerate(tokens) if _is_merged(token, types[number], prefix)]
+    try:
+        merges = piece_merges(tokens, scores, vocabulary, merged)
+    except TooManyMerges as problem:
+        raise fields.refuse(
+            "tokenizer.ggml.tokens", str(problem), "This is no vocabulary that was trained: do not use the file."
+        ) from None
     backend = _backend(
         fields,
         models.BPE,
         vocab=vocabulary,
         merges=merges,
-        unk_token=unknown_token,
+        unk_token=fields.token("unknown", tokens, 0),
         fuse_unk=True,
         byte_fallback="<0x00>" in vocabulary,
     )
-    prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
-    spaces = [normalizers.Replace(" ", "▁")]
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), *spaces] if prefix else spaces)
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    spaces = [normalizers.Replace(" ", WORD_SIGN)]
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(WORD_SIGN), *spaces] if prefix else spaces)
+    steps = [decoders.Replace(WORD_SIGN, " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
     return backend
+
+
+def _is_merged(token: str, token_type: int, prefix: bool) -> bool:
+    """Whether merging makes the piece: it stands for no byte, and the text is not searched for it as a whole."""
+    if token_type == USER_DEFINED:
+        return prefix and WORD_SIGN in token
+    return token_type not in (UNKNOWN, CONTROL, BYTE)
 
 
 def _backend(fields: _Fields, model: Any, **options: Any) -> tokenizers.Tokenizer:
@@ -145,17 +133,53 @@ def _backend(fields: _Fields, model: Any, **options: Any) -> tokenizers.Tokenize
         raise fields.refuse("tokenizer.ggml.merges", f"The tokenizer cannot be built: {problem}.") from None
 
 
-def _add_bos(fields: _Fields, backend: tokenizers.Tokenizer, tokens: Sequence[str], *, default: bool) -> None:
-    bos = fields.metadata.get("tokenizer.ggml.bos_token_id")
-    if fields.flag("tokenizer.ggml.add_bos_token", default) and isinstance(bos, int) and 0 <= bos < len(tokens):
-        token = tokens[bos]
+def _add_special_tokens(
+    backend: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int], *, normalized: bool, strip_after: bool
+) -> None:
+    """Tokens that are looked for as a whole before anything is merged; their ids are those of the vocabulary.
+
+    All at once: the library prepares its search anew at each call.
+
+    Args:
+        normalized: signs for spaces in them are looked for where the text has spaces.
+        strip_after: they take the space that follows with them.
+    """
+    special: list[AddedToken] = []
+    others: list[AddedToken] = []
+    for token, token_type in zip(tokens, types, strict=True):
+        if token_type in (CONTROL, UNKNOWN, USER_DEFINED):
+            own = token_type == USER_DEFINED
+            added = AddedToken(
+                token,
+                special=not own,
+                # a run of spaces is only there once they have become signs; with a prefix the token would get one, too
+                normalized=own and normalized and WORD_SIGN in token,
+                rstrip=strip_after and token not in KEEPS_SPACE,
+            )
+            (others if own else special).append(added)
+    backend.add_special_tokens(special)
+    backend.add_tokens(others)
+
+
+def _is_phi3(metadata: Mapping[str, Any], kind: str) -> bool:
+    """Whether special tokens take the space after them away. Only Phi-3's tokenizer.json says so, the file does not:
+    llama.cpp goes by the model's name. Phi-3.5's files have another, so that its vocabulary's kind counts too."""
+    name = metadata.get("general.name")
+    named = isinstance(name, str) and any(part in name.lower() for part in PHI3)
+    return named or (kind == "llama" and metadata.get("general.architecture") == "phi3")
+
+
+def _add_around(backend: tokenizers.Tokenizer, first: str | None, last: str | None) -> None:
+    """Tokens that plain text begins and ends with."""
+    around = {name: token for name, token in (("first", first), ("last", last)) if token is not None}
+    if around:
+        # under names of ours: what a token's own text may be is limited there
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{token}:0 $A:0" if _plain(token) else [token, "$A"], special_tokens=[(token, bos)]
+            single=[name for name in ("first", "$A", "last") if name == "$A" or name in around],
+            special_tokens=[
+                {"id": name, "ids": [backend.token_to_id(token)], "tokens": [token]} for name, token in around.items()
+            ],
         )
-
-
-def _plain(token: str) -> bool:
-    return " " not in token and ":" not in token and "$" not in token
 
 
 class _Fields:
@@ -187,9 +211,20 @@ class _Fields:
         return value
 
     def numbers(self, key: str, count: int) -> Sequence[Any]:
+        """Type or score of every token; the same for all where the file has none."""
         value = self.metadata.get(key)
         if value is None:
-            return [1] * count  # every token an ordinary one
-        if not hasattr(value, "__len__") or isinstance(value, str) or len(value) != count:
+            return [1] * count  # ordinary tokens
+        try:
+            numbers = np.asarray(value)
+        except ValueError:  # lists of several lengths
+            numbers = np.zeros(0)
+        if numbers.shape != (count,) or numbers.dtype.kind not in "iuf":
             raise self.refuse(key, f"{count} numbers are expected, one for each token.")
-        return value.tolist() if hasattr(value, "tolist") else list(value)
+        found: list[Any] = numbers.tolist()
+        return found
+
+    def token(self, name: str, tokens: Sequence[str], default: int | None = None) -> str | None:
+        """The token that `tokenizer.ggml.<name>_token_id` names; None where it names none."""
+        number = self.metadata.get(f"tokenizer.ggml.{name}_token_id", default)
+        return tokens[number] if type(number) is int and 0 <= number < len(tokens) else None

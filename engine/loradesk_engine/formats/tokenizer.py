@@ -69,7 +69,7 @@ class Tokenizer:
         piece = self._backend.id_to_token(token)
         if piece is None:
             return b""
-        if token in self._added:
+        if token in self._added and (self._byte_level or WORD_SIGN not in piece):
             return str(piece).encode()
         if self._byte_level and all(letter in BYTE_OF for letter in piece):
             return bytes(BYTE_OF[letter] for letter in piece)
