@@ -94,3 +94,39 @@ def test_xlora_through_graphs_equals_without(zoo, monkeypatch, most: int, lookah
     engine._runner._graphs = graphs
     assert answers(engine, 4, **sampling) == expected
     assert max(graphs.sizes) == (most if most == 3 else 8 if lookahead else 4)
+
+
+def eventful(engine: EngineCore) -> dict[str, list[int]]:
+    """Answers of requests while adapters are switched, one is cancelled, one comes later and one ends early."""
+    found: dict[str, list[int]] = {}
+
+    def step(count: int = 1) -> None:
+        for _ in range(count):
+            for event in engine.step():
+                if isinstance(event, TokensGenerated):
+                    found.setdefault(event.request_id, []).extend(event.token_ids)
+
+    for number in range(4):
+        sampling = Sampling(max_tokens=4 if number == 3 else 16, ignore_end=True, temperature=0.7, seed=number)
+        engine.submit(CompletionRequest(f"{number}", tuple(range(40 + number, 52)), sampling, None, number % 2 == 0))
+    step(4)
+    engine.activate({"adapter_1": 0.5, "adapter_2": 2.0})
+    step(3)
+    engine.cancel("1")
+    step(1)
+    engine.submit(CompletionRequest("late", tuple(range(70, 90)), Sampling(max_tokens=6, ignore_end=True)))
+    step(2)
+    engine.activate({"adapter_10": 1.0})
+    while engine.busy:
+        step()
+    return found
+
+
+@pytest.mark.parametrize("frozen_after", [None, 3])
+def test_steps_that_were_started_too_early_change_nothing(zoo, frozen_after: int | None) -> None:
+    settings = zoo.xlora_settings(device="cpu", tgt_non_granular_index=frozen_after)
+    engine = EngineCore.load(settings)
+    graphs = EagerGraphs(engine._runner)
+    engine._runner._graphs = graphs
+    assert eventful(engine) == eventful(EngineCore.load(settings))
+    assert graphs.sizes

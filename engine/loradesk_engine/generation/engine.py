@@ -206,13 +206,14 @@ class EngineCore:
     def _adapter_info(self, adapter: LoraAdapter) -> AdapterInfo:
         linears = self.decoder.linears
         targets = dict.fromkeys(linears[index].path.rpartition(".")[2] for index in sorted(adapter.modules))
+        left_out = f", {adapter.left_out} more in its file are left out" if adapter.left_out else ""
         return AdapterInfo(
             name=adapter.name,
             source=adapter.source,
             rank=max(rank for rank, _ in adapter.modules.values()),
             modules=len(adapter.modules),
             target_modules=tuple(targets),
-            applied=f"applied to {len(adapter.modules)} of {len(linears)} modules",
+            applied=f"applied to {len(adapter.modules)} of {len(linears)} modules{left_out}",
             nbytes=adapter.nbytes,
         )
 
@@ -421,13 +422,20 @@ class EngineCore:
                 if prediction is not None
             ]
             keep_logits = any(chunk.sequence.sampling.logprobs is not None for chunk in chunks)
-            tokens = iter(self._runner.read(drawn, keep_logits=keep_logits))
+            tokens = self._runner.read(drawn, keep_logits=keep_logits)
         except (RuntimeError, MemoryError) as problem:  # out of memory above all; the model itself is unharmed
             return events + [self._fail(chunk.sequence, problem) for chunk in chunks]
-        for chunk, prediction in zip(chunks, predictions, strict=True):
+        for chunk in chunks:
             self._scheduler.computed(chunk)
-            if prediction is not None:
-                events += self._take_token(chunk.sequence, next(tokens), prediction.logits)
+        drawn_for = [
+            (chunk.sequence, part) for chunk, part in zip(chunks, predictions, strict=True) if part is not None
+        ]
+        taken = [(sequence, token, part.logits) for (sequence, part), token in zip(drawn_for, tokens, strict=True)]
+        go_on = [self._take(sequence, token) for sequence, token, _ in taken]
+        if all(go_on) and not keep_logits and not self._scheduler.waiting:
+            self._runner.start(self._scheduler.plan())
+        for sequence, token, logits in taken:
+            events += self._tell(sequence, token, logits)
         return events
 
     @torch.inference_mode()
@@ -439,17 +447,25 @@ class EngineCore:
             return prediction.best
         return draw(processed, sampling, sequence.generator)
 
-    @torch.inference_mode()
-    def _take_token(self, sequence: Sequence, token: int, logits: Tensor) -> list[Event]:
-        """Add the token to the answer and tell what came of it. logits: float32 [vocab], before any processing."""
+    def _take(self, sequence: Sequence, token: int) -> bool:
+        """Add the token to the answer. Returns whether another one comes after it, as far as the token alone tells."""
         if token < 0:
-            return [self._fail(sequence, RequestError("Nothing can be drawn: the model's logits are not numbers."))]
+            return False
         self._runner.accept(sequence, token)
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
         if token in sequence.stop_ids:
-            return self._finish(sequence, "stop")
+            return False
         sequence.tokens.append(token)
+        return len(sequence.tokens) < sequence.limit
+
+    @torch.inference_mode()
+    def _tell(self, sequence: Sequence, token: int, logits: Tensor) -> list[Event]:
+        """What came of a token that was taken. logits: float32 [vocab], before any processing."""
+        if token < 0:
+            return [self._fail(sequence, RequestError("Nothing can be drawn: the model's logits are not numbers."))]
+        if token in sequence.stop_ids:
+            return self._finish(sequence, "stop")
         if sequence.sampling.logprobs is not None:
             sequence.logprobs.append(logprob_of(logits, token, sequence.sampling.logprobs, self.tokenizer.token_bytes))
         text, stopped = sequence.stops.add(sequence.stream.add(token))

@@ -66,18 +66,37 @@ class _Pass:
 
 
 @dataclass(frozen=True)
-class _Replayed:
-    """A decoding step that was a replay: the chunks and scalings of its rows."""
+class _Step:
+    """A forward pass and what it was for.
 
-    graph: DecodeGraph
+    Attributes:
+        chunks, scalings: its generation rows.
+        ahead: chunks of the sequences whose next scalings it computed beside them.
+        passed: with the logits of the chunks that reach the end of their sequence, then those of `ahead`.
+    """
+
     chunks: Many[Chunk]
     scalings: Many[Tensor | None]
+    ahead: Many[Chunk]
+    passed: _Pass
 
-    def rows_of(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> list[int] | None:
-        """Which rows computed these chunks with these scalings; None where one was not computed, or not so."""
+    def part(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> _Step | None:
+        """What it has of these chunks, where all of its own reach the end of their sequence; None where one of them was
+        not computed, or not with these scalings.
+        """
         computed = {key: number for number, key in enumerate(_keys(self.chunks, self.scalings))}
-        numbers = [computed.get(key) for key in _keys(chunks, scalings)]
-        return None if None in numbers else [number for number in numbers if number is not None]
+        numbers = [computed[key] for key in _keys(chunks, scalings) if key in computed]
+        if len(numbers) < len(chunks):
+            return None
+        wanted = {chunk.sequence for chunk in chunks}
+        kept = [number for number, chunk in enumerate(self.ahead) if chunk.sequence in wanted]
+        rows = [*numbers, *(len(self.chunks) + number for number in kept)]
+        if rows == list(range(len(self.passed.best))):
+            return self
+        logits, best, next_scalings = self.passed.logits, self.passed.best, self.passed.scalings
+        next_scalings = None if next_scalings is None else _chosen(next_scalings, kept)
+        passed = _Pass(_chosen(logits, rows), _chosen(best, rows), next_scalings)
+        return _Step(chunks, scalings, [self.ahead[number] for number in kept], passed)
 
 
 def _keys(chunks: Many[Chunk], scalings: Many[Tensor | None]) -> list[tuple[int, ...]]:
@@ -114,8 +133,9 @@ class Runner:
     pass and the sequence itself comes with the next one, so nobody waits for somebody else's wrong guess.
 
     On CUDA the next step of sequences that decode starts as soon as their tokens are drawn, before the host has read
-    them: what the host does with a token costs no time then. If the next step turns out to be another one (a request
-    ended, an adapter was switched), that pass is thrown away.
+    them: what the host does with a token costs no time then. The scalings of X-LoRA's next step depend on the token, so
+    it starts when the host has read it, before it does anything else. If the next step turns out to be another one (a
+    request ended, an adapter was switched), that pass is thrown away.
 
     Args:
         lookahead: whether to do so; without it every token costs two passes.
@@ -142,8 +162,8 @@ class Runner:
         self._uniform: tuple[Tensor, tuple[int, ...], MixtureDelta | None] | None = None  # the last one made
         self._new_guesses: list[tuple[Sequence, Tensor]] = []  # not read from the device yet
         self._behind: list[Chunk] = []  # whose scaling rows ride in the next pass
-        self._replayed: _Replayed | None = None  # the step that tokens are drawn from now
-        self._started: _Replayed | None = None  # the step after it, if it was started already
+        self._replayed: _Step | None = None  # the step that tokens are drawn from now, if the next one can be started
+        self._started: _Step | None = None  # the step after it, if it was started already
         self._graphs: DecodeGraphs | None = None
         self._kernels: kernels.StepKernels | None = None  # for all passes on the CPU
         if DecodeGraphs.usable(decoder):
@@ -186,31 +206,44 @@ class Runner:
         self._reserve([*chunks, *self._behind])
         scalings = self._scalings(chunks)
         started, self._started, self._replayed = self._started, None, None
-        if started is not None and (computed := started.rows_of(chunks, scalings)) is not None:
-            if len(computed) == len(started.chunks):
-                self._replayed = started
-            return [Prediction(started.graph.logits[row], started.graph.best[row]) for row in computed]
-        rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
+        step = None if started is None or self._behind else started.part(chunks, scalings)
+        if step is None:
+            step = self._step(chunks, scalings)
+        self._behind = []
+        if step.passed.graph is not None and self._knows_next_scalings(step):
+            self._replayed = step
         for chunk in chunks:
             if chunk.sequence.xlora is not None:
                 chunk.sequence.xlora.checked = chunk.sequence.xlora.guess
+        asked = len(step.passed.best) - len(step.ahead)
+        for place, chunk in enumerate(step.ahead):
+            assert step.passed.scalings is not None
+            _xlora(chunk.sequence).ready = step.passed.scalings[place]
+            self._new_guesses.append((chunk.sequence, step.passed.best[asked + place]))
+        predictions = iter(zip(step.passed.logits, step.passed.best, strict=True))
+        return [Prediction(*next(predictions)) if _reaches_end(chunk) else None for chunk in chunks]
+
+    def _step(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> _Step:
+        """Generation rows of chunks, and scaling rows of guesses and of the chunks behind."""
+        rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
         guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
         rows += [self._guess_row(chunk) for chunk in guessed]
         rows += [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in self._behind]
+        asked = [number for number, chunk in enumerate(chunks) if _reaches_end(chunk)]
+        ahead = range(len(chunks), len(rows))
         active = self._active([chunk.sequence for chunk in chunks])
-        ends = [chunk.start + chunk.length == len(chunk.sequence.tokens) for chunk in chunks]
-        asked = [number for number, end in enumerate(ends) if end]
-        ahead = list(range(len(chunks), len(rows)))  # scaling rows
-        passed = self._pass(rows, [*asked, *ahead], ahead, active)
-        if passed.graph is not None and self.classifier is None:
-            # (the scalings of X-LoRA's next step are not known before its token is)
-            self._replayed = _Replayed(passed.graph, chunks, scalings)
-        for place, chunk in enumerate([*guessed, *self._behind]):
-            assert passed.scalings is not None
-            _xlora(chunk.sequence).ready = passed.scalings[place]
-            self._new_guesses.append((chunk.sequence, passed.best[len(asked) + place]))
-        predictions = iter(zip(passed.logits, passed.best, strict=True))
-        return [Prediction(*next(predictions)) if end else None for end in ends]
+        return _Step(chunks, scalings, [*guessed, *self._behind], self._pass(rows, [*asked, *ahead], ahead, active))
+
+    @torch.inference_mode()
+    def start(self, chunks: Many[Chunk]) -> None:
+        """Start the step that computes these chunks, if it is one of X-LoRA's with all scalings at hand. `run` takes
+        what it gives if it is asked for the same.
+        """
+        if self._graphs is None or self.classifier is None or self._started is not None or not chunks:
+            return
+        if all(chunk.length == 1 and self._has_scalings(chunk) for chunk in chunks):
+            self._reserve(chunks)
+            self._started = self._step(chunks, [self._row(chunk.sequence) for chunk in chunks])
 
     @torch.inference_mode()
     def read(self, tokens: Many[Tensor], *, keep_logits: bool) -> list[int]:
@@ -243,10 +276,20 @@ class Runner:
         last, self._replayed = self._replayed, None
         if last is None or len(last.chunks) != len(tokens):
             return
-        chunks = [Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks]
-        if max(chunk.start for chunk in chunks) < self.cache.capacity:
-            last.graph.advance(tokens.clamp(min=0))
-            self._started = _Replayed(last.graph, chunks, last.scalings)
+        chunks, graph = [Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks], last.passed.graph
+        if graph is not None and max(chunk.start for chunk in chunks) < self.cache.capacity:
+            graph.advance(tokens.clamp(min=0))
+            self._started = _Step(chunks, last.scalings, (), last.passed)  # in the same place as the last one's
+
+    def _knows_next_scalings(self, step: _Step) -> bool:
+        """Whether the next tokens have the same scalings, whatever they are."""
+        if self.classifier is None:
+            return True
+        frozen = (
+            _xlora(chunk.sequence).frozen is not None and scalings is _xlora(chunk.sequence).row
+            for chunk, scalings in zip(step.chunks, step.scalings, strict=True)
+        )
+        return not step.ahead and all(frozen)
 
     def accept(self, sequence: Sequence, token: int) -> None:
         """Tell the runner which token was sampled, before the next step: a right guess's scalings are ready."""
@@ -290,20 +333,34 @@ class Runner:
         result: list[Tensor | None] = []
         for chunk in chunks:
             state = _xlora(chunk.sequence)
-            if state.frozen is not None:
-                scalings = state.frozen[None].expand(chunk.length, -1, -1)
-            elif id(chunk) in predicted:
+            if id(chunk) in predicted:
                 scalings = predicted[id(chunk)]
+                gained = scalings * self._weights_of(chunk.sequence)
             else:
-                assert state.ready is not None
-                scalings = state.ready[None]
+                scalings = self._known(state)[None].expand(chunk.length, -1, -1)
+                gained = self._row(chunk.sequence)
             state.ready = None
             self._freeze(chunk, scalings)
-            gained = scalings * self._weights_of(chunk.sequence)
             if chunk.sequence.want_scalings:
-                chunk.sequence.scalings.append(gained)
+                chunk.sequence.scalings.append(gained.expand(chunk.length, -1, -1))
             result.append(gained)
         return result
+
+    def _row(self, sequence: Sequence) -> Tensor:
+        """The scalings of its next token, which are known, times the weights: float32 [1, layers, adapters]. The same
+        tensor as long as they are the same.
+        """
+        state, key = _xlora(sequence), sequence.state.key
+        known = self._known(state)
+        if state.row is None or state.row_of is not known or state.row_key != key:
+            state.row, state.row_of, state.row_key = known[None] * self._weights_of(sequence), known, key
+        return state.row
+
+    @staticmethod
+    def _known(state: XLoraState) -> Tensor:
+        known = state.ready if state.frozen is None else state.frozen
+        assert known is not None
+        return known
 
     def _has_scalings(self, chunk: Chunk) -> bool:
         state = _xlora(chunk.sequence)
@@ -336,7 +393,7 @@ class Runner:
             and state.frozen is None
             and state.guess is not None
             and state.right >= GUESS_WORTH
-            and chunk.start + chunk.length == len(chunk.sequence.tokens)
+            and _reaches_end(chunk)
         )
 
     def _guess_row(self, chunk: Chunk) -> _Rows:
@@ -514,6 +571,10 @@ def _row_of(scalings: Tensor | None, offset: int) -> Tensor | None:
         return None
     row = offset if scalings.shape[0] > 1 else 0
     return scalings[row : row + 1]
+
+
+def _reaches_end(chunk: Chunk) -> bool:
+    return chunk.start + chunk.length == len(chunk.sequence.tokens)
 
 
 def _xlora(sequence: Sequence) -> XLoraState:

@@ -43,6 +43,8 @@ class XLoraState:
         frozen: the scalings in use since the freeze (non-granular), float32 [layers, adapters].
         frozen_at: position from which on they are used.
         hits, misses: of the guesses whose scaling row ran.
+        row: the next token's scalings times the adapters' weights, float32 [1, layers, adapters].
+        row_of, row_key: the scalings and the adapter state that it was made of.
     """
 
     ready: Tensor | None = None
@@ -53,6 +55,9 @@ class XLoraState:
     frozen_at: int | None = None
     hits: int = 0
     misses: int = 0
+    row: Tensor | None = None
+    row_of: Tensor | None = None
+    row_key: object = None
 
 
 @dataclass(eq=False)

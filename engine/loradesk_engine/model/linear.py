@@ -52,9 +52,9 @@ class Linear(Protocol):
         ...
 
 
-def row_slices(rows: int, columns: int) -> Iterator[slice]:
-    """Rows of a matrix that are read at once."""
-    step = max(1, SLICE_VALUES // columns)
+def row_slices(rows: int, columns: int, values: int = SLICE_VALUES) -> Iterator[slice]:
+    """Rows of a matrix that are read at once: at most so many values, but one row."""
+    step = max(1, values // columns)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

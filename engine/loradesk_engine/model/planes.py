@@ -12,6 +12,7 @@ from loradesk_engine.model import kernels
 from loradesk_engine.model.dequantize import QUANTIZATIONS, codes
 from loradesk_engine.model.linear import row_slices
 
+SLICE_VALUES = 64 * 2**20  # that are floats at once: 128 MiB, and few launches
 TRIAL_ROWS = 160  # more than a program of the kernels has outputs
 TRIAL_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # by the largest value
 _TRIED: dict[tuple[object, ...], bool] = {}  # by device, form of the matrix, type and count of rows
@@ -81,7 +82,7 @@ class PlaneMatrix:
             from loradesk_engine.model.kernels.quantized import multiply
 
             return multiply(x, self)
-        parts = [F.linear(x, self._slice(part, x.dtype)) for part in row_slices(self.rows, self.columns)]
+        parts = [F.linear(x, self._slice(part, x.dtype)) for part in row_slices(self.rows, self.columns, SLICE_VALUES)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def rows_at(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -127,7 +128,7 @@ class PlaneMatrix:
             return False
         from loradesk_engine.model.kernels.quantized import padded
 
-        trial = (device, *self._form(), dtype, padded(count) if count else 0)
+        trial = (device, *self._form(), dtype, padded(count, self) if count else 0)
         if trial not in _TRIED:
             zero = None if self.zero is None else self.zero[:TRIAL_ROWS]
             some = PlaneMatrix(self.codes[:TRIAL_ROWS], self.scale[:TRIAL_ROWS], zero, self.columns, self.lowest)

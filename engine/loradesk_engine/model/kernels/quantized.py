@@ -37,45 +37,27 @@ def _numbers(codes, LOWEST: tl.constexpr):
 
 
 @triton.jit
-def _pairs(x, place, inside, PAIRED: tl.constexpr):
-    # the inputs at 2 * place and behind it; PAIRED: two of bfloat16 are read as one word
-    if PAIRED:
-        both = tl.load(x.to(tl.pointer_type(tl.int32)) + place, mask=inside, other=0)
-        return (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
-    even = tl.load(x + 2 * place, mask=inside, other=0.0).to(tl.float32)
-    return even, tl.load(x + 2 * place + 1, mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
 def _multiply_one(
     x, codes, scale, zero, y, rows, groups,
-    GROUP: tl.constexpr, LOWEST: tl.constexpr, NIBBLES: tl.constexpr, HAS_ZERO: tl.constexpr,
-    OUTPUTS: tl.constexpr, GROUPS: tl.constexpr, PAIRED: tl.constexpr,
+    GROUP: tl.constexpr, LOWEST: tl.constexpr, HAS_ZERO: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    # A tile is [OUTPUTS, GROUPS, bytes of a group]; a group's products are summed up first and scaled once.
-    HELD: tl.constexpr = GROUP // 2 if NIBBLES else GROUP
+    # A tile is [OUTPUTS, GROUPS, codes of a group]; a group's products are summed up first and scaled once.
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     line = tl.minimum(output, rows - 1).to(tl.int64)
-    place = tl.arange(0, HELD)
+    place = tl.arange(0, GROUP)
     total = tl.zeros([OUTPUTS, GROUPS], tl.float32)
     for first in range(0, groups, GROUPS):
         group = first + tl.arange(0, GROUPS)
         inside = group < groups
         at = line[:, None] * groups + group[None, :]
-        held = tl.load(codes + at[:, :, None] * HELD + place[None, None, :], mask=inside[None, :, None], other=0)
+        held = tl.load(codes + at[:, :, None] * GROUP + place[None, None, :], mask=inside[None, :, None], other=0)
         factor = tl.load(scale + at, mask=inside[None, :], other=0.0).to(tl.float32)
-        here = group[:, None] * HELD + place[None, :]
-        if NIBBLES:
-            even, odd = _pairs(x, here, inside[:, None], PAIRED)
-            products = _numbers(held & 15, LOWEST) * even[None, :, :] + _numbers(held >> 4, LOWEST) * odd[None, :, :]
-            inputs = tl.sum(even + odd, axis=1)
-        else:
-            value = tl.load(x + here, mask=inside[:, None], other=0.0).to(tl.float32)
-            products = _numbers(held, LOWEST) * value[None, :, :]
-            inputs = tl.sum(value, axis=1)
-        total += tl.sum(products, axis=2) * factor
+        here = group[:, None] * GROUP + place[None, :]
+        value = tl.load(x + here, mask=inside[:, None], other=0.0).to(tl.float32)
+        total += tl.sum(_numbers(held, LOWEST) * value[None, :, :], axis=2) * factor
         if HAS_ZERO:
-            total += inputs[None, :] * tl.load(zero + at, mask=inside[None, :], other=0.0).to(tl.float32)
+            added = tl.load(zero + at, mask=inside[None, :], other=0.0).to(tl.float32)
+            total += tl.sum(value, axis=1)[None, :] * added
     tl.store(y + output, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=output < rows)
 
 
@@ -133,9 +115,13 @@ def _floats(
     tl.store(target, values.to(out.dtype.element_ty), mask=real[:, None])
 
 
-def padded(count: int) -> int:
-    """Rows that the kernel for so many is compiled for: 1, or a power of two that the matrix units take."""
-    return 1 if count == 1 else max(16, int(triton.next_power_of_2(count)))
+def padded(count: int, matrix: Planes) -> int:
+    """Rows that the kernel for so many is compiled for: a power of two that the matrix units take, or 1.
+
+    A single row is quicker by itself where a code is a byte: taking half bytes apart costs more than the matrix units
+    save.
+    """
+    return 1 if count == 1 and not matrix.in_nibbles else max(16, int(triton.next_power_of_2(count)))
 
 
 def multiply(x: Tensor, matrix: Planes) -> Tensor:
@@ -148,15 +134,14 @@ def multiply(x: Tensor, matrix: Planes) -> Tensor:
     count, rows, groups = x.shape[0], matrix.rows, matrix.columns // matrix.group
     y = torch.empty((count, rows), dtype=x.dtype, device=x.device)
     planes = (matrix.codes, matrix.scale, matrix.scale if matrix.zero is None else matrix.zero)
-    kind = _kind(matrix)
-    if count == 1:
+    block = padded(count, matrix)
+    if block == 1:
         outputs, at_once = 4, 1024 // matrix.group
-        paired = x.dtype == torch.bfloat16 and x.data_ptr() % 4 == 0
         _multiply_one[(triton.cdiv(rows, outputs),)](
-            x, *planes, y, rows, groups, *kind, outputs, at_once, paired, num_warps=2
-        )
+            x, *planes, y, rows, groups,
+            matrix.group, matrix.lowest, matrix.zero is not None, outputs, at_once, num_warps=2,
+        )  # fmt: skip
         return y
-    block = padded(count)
     outputs, columns = (64, 256 if matrix.in_nibbles else 128) if block == 16 else (128, 128)
     if x.dtype == torch.float32:
         outputs, columns = 32, 64  # twice the bytes in a multiprocessor's memory
@@ -166,7 +151,7 @@ def multiply(x: Tensor, matrix: Planes) -> Tensor:
     share = triton.cdiv(triton.cdiv(groups, shares), at_once) * at_once
     sums = y if shares == 1 else torch.empty((shares, count, rows), dtype=torch.float32, device=x.device)
     _multiply[(blocks, shares)](
-        x, *planes, sums, count, rows, groups, share, x.stride(0), block, *kind, outputs, at_once, num_warps=4
+        x, *planes, sums, count, rows, groups, share, x.stride(0), block, *_kind(matrix), outputs, at_once, num_warps=4
     )
     return y if shares == 1 else sum_shares(sums, y)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -83,7 +84,7 @@ def variants() -> tuple[str, ...]:
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
         levels = LEVELS.get(torch.backends.cpu.get_cpu_capability(), ())
-        abilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
+        abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
         return ("x86-64-v4-vnni", *levels) if "x86-64-v4" in levels and abilities.get("avx512_vnni") else levels
     return (machine,)
 
