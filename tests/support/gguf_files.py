@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -50,13 +51,16 @@ def write(
     architecture: str,
     kind: str = "F32",
     rope_freqs: np.ndarray | None = None,
-    **extra: float | int,
+    tensors: Mapping[str, np.ndarray] | None = None,
+    **extra: float | int | str | list[bool],
 ) -> dict[str, torch.Tensor]:
     """Write the model with matrices of type `kind`; returns the weights that the file stands for, by transformers'
     name.
 
     Args:
         rope_freqs: divisors of the rotation's frequencies, as files of Llama 3 have them; the last tensor here.
+        tensors: more of float32.
+        extra: more keys of the architecture, with __ for dots; a later one replaces an earlier one.
     """
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -77,8 +81,10 @@ def write(
     rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     writer.add_rope_freq_base(rope["rope_theta"])
     for key, value in extra.items():
-        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
-        add(f"{architecture}.{key.replace('__', '.')}", value)
+        kinds = {float: "float32", int: "uint32", bool: "bool", str: "string", list: "array"}
+        name = f"{architecture}.{key.replace('__', '.')}"
+        writer.kv_data[0].pop(name, None)
+        getattr(writer, f"add_{kinds[type(value)]}")(name, value)
     letters = [chr(33 + n) if n < 94 else chr(161 + n) for n in range(config.vocab_size)]
     letters[-1] = letters[0] + letters[1]  # a merge, since the package writes no empty list
     writer.add_tokenizer_model("gpt2")
@@ -130,6 +136,8 @@ def write(
             half = values.shape[0] // heads // 2
             values = values.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(values.shape)
         stands_for[name] = torch.from_numpy(np.ascontiguousarray(values))
+    for name, values in (tensors or {}).items():
+        writer.add_tensor(name, values.astype(np.float32))
     if rope_freqs is not None:
         writer.add_tensor("rope_freqs.weight", rope_freqs.astype(np.float32))
     writer.write_header_to_file()

@@ -13,7 +13,7 @@ from typing import Any
 from loradesk_engine.errors import FileFormatError, HubError
 from loradesk_engine.files import MAX_JSON_BYTES, parse_json
 from loradesk_engine.formats import gguf, safetensors
-from loradesk_engine.formats.gguf_model import MAX_ROPE_BYTES, ROPE_TENSORS
+from loradesk_engine.formats.gguf_rope import MAX_ROPE_BYTES, ROPE_TENSORS
 from loradesk_engine.formats.hub import FIRST_LOAD, NOT_DOWNLOADED, HubSource, chosen
 from loradesk_engine.formats.hub_errors import hub_errors, network_errors
 from loradesk_engine.formats.hub_ranges import REQUEST_SECONDS, RangeReader
