@@ -196,7 +196,7 @@ def test_longrope_beyond_the_original_context_equals_transformers(tmp_path: Path
 
 
 def test_lora_on_experts_changes_only_the_rows_they_serve(tmp_path: Path) -> None:
-    """transformers 5 has no linears for Mixtral's experts, so PEFT cannot be asked: compare with merged weights."""
+    """Beside a request without it, and against merged weights; `test_experts.py` asks PEFT."""
     from safetensors.torch import load_file, save_file
 
     make(Case("Mixtral", "", {"num_local_experts": 4, "num_experts_per_tok": 2}), tmp_path / "base")

@@ -28,7 +28,8 @@ LOGITS = 1e-4
 IDS = torch.randint(0, 256, (32,), generator=torch.Generator().manual_seed(3))
 SUPPORTED = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules",
-    "layers_to_transform", "layers_pattern", "fan_in_fan_out", "bias", "use_dora", "lora_bias", "init_lora_weights",
+    "layers_to_transform", "layers_pattern", "target_parameters", "fan_in_fan_out", "bias", "use_dora", "lora_bias",
+    "init_lora_weights",
 }  # fmt: skip
 WITHOUT_EFFECT = {
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -125,7 +126,6 @@ REFUSED: dict[str, Any] = {
     "layer_replication": [[0, 2], [1, 3]],
     "alora_invocation_tokens": [1, 2],
     "trainable_token_indices": [3],
-    "target_parameters": ["mlp.experts"],
     "megatron_config": {"tensor_parallel_size": 2},
     "use_qalora": True,
     "use_bdlora": {"target_modules_bd_a": ["q_proj"]},

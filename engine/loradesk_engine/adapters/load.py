@@ -91,7 +91,9 @@ def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, pr
         Cancelled: from `progress`.
     """
     found = find_adapters(settings, progress)
-    warnings = _check(settings, base, found)
+    warnings = _check(settings, base, found) + tuple(
+        f"Adapter {name}: {adapter.warning}" for name, adapter in found.adapters.items() if adapter.warning
+    )
     mixture = _stack(decoder, base, found, progress)
     if found.checkpoint is not None:
         return _with_classifier(found, found.checkpoint, decoder, mixture, warnings)

@@ -36,6 +36,7 @@ class LoraAdapter:
     Attributes:
         uid: unique for the life of the model; a name may be used again by another adapter.
         modules: linear index -> (rank, scale).
+        left_out: modules that its file has and its configuration does not adapt.
     """
 
     uid: int
@@ -43,6 +44,7 @@ class LoraAdapter:
     source: str
     modules: Mapping[int, tuple[int, float]]
     nbytes: int
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ class Mixture:
         self._next_uid += 1
         self._stacks, self._shifts = stacks, shifts
         self._subsets.clear()
-        loaded = LoraAdapter(uid, name, source, modules, nbytes)
+        loaded = LoraAdapter(uid, name, source, modules, nbytes, len(adapter.left_out))
         self.adapters.append(loaded)
         return loaded
 

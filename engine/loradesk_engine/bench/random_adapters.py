@@ -79,7 +79,7 @@ class RandomAdapter(PeftAdapter):
             path: LoraModule(path, f"{path}.lora_A", f"{path}.lora_B", layout.rank, 2.0, *sizes)
             for path, sizes in layout.sizes.items()
         }
-        self.base_copies, self.biases, self.options = {}, {}, ()
+        self.base_copies, self.biases, self.options, self.left_out = {}, {}, (), {}
         self.base_model = None
         self._layout = layout
         self._effect = effect

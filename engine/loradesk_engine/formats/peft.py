@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.files import finite_number, json_type, read_json_object
+from loradesk_engine.formats.fused_experts import (
+    LINEARS,
+    PARAMETERS,
+    ExpertShare,
+    FusedPlace,
+    classic_path,
+    count_experts,
+    fused_place,
+)
 from loradesk_engine.formats.multimodal import text_name
 from loradesk_engine.formats.safetensors import (
     PICKLED_SUFFIXES,
@@ -24,6 +33,7 @@ from loradesk_engine.formats.safetensors import (
     find_pickle,
     refuse_pickle,
 )
+from loradesk_engine.formats.targets import Targets
 from loradesk_engine.patterns import Matcher, PatternError
 
 if TYPE_CHECKING:
@@ -61,7 +71,6 @@ PLAIN_VALUES: dict[str, tuple[object, ...]] = {
     "layer_replication": ([],),
     "alora_invocation_tokens": (),
     "trainable_token_indices": ({}, []),
-    "target_parameters": ([],),
     "megatron_config": (),
     "use_qalora": (False,),
     "use_bdlora": (False,),
@@ -83,6 +92,7 @@ class LoraModule:
         in_features, out_features: sizes of the linear.
         bias: name of B's own bias `[out]`, with `lora_bias`.
         magnitude: name of the magnitudes `[out]`, with DoRA.
+        share: where A and B are those of all experts of a layer, what of them is this module's.
     """
 
     path: str
@@ -94,6 +104,7 @@ class LoraModule:
     out_features: int
     bias: str | None = None
     magnitude: str | None = None
+    share: ExpertShare | None = None
 
 
 class PeftAdapter:
@@ -106,11 +117,14 @@ class PeftAdapter:
             `lm_head`; whoever loads the adapter has to see that the base has the same.
         biases: path -> tensor `[out]`, a linear's bias as training has left it (`bias` is "all" or "lora_only").
         options: names of the options it was trained with that add more than `B A x`.
+        left_out: path -> names of its tensors, of modules that the file has and the configuration does not adapt; PEFT
+            ignores them, too.
     """
 
     base_copies: Mapping[str, str]
     biases: Mapping[str, str]
     options: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
 
     def __init__(
         self,
@@ -122,6 +136,7 @@ class PeftAdapter:
         base_copies: Mapping[str, str],
         biases: Mapping[str, str],
         options: tuple[str, ...],
+        left_out: Mapping[str, tuple[str, ...]],
     ) -> None:
         self.weights_file = weights_file
         self.modules = modules
@@ -129,11 +144,24 @@ class PeftAdapter:
         self.base_copies = base_copies
         self.biases = biases
         self.options = options
+        self.left_out = left_out
         self._weights = weights
 
     def weights(self, module: LoraModule) -> tuple[Tensor, Tensor]:
         """A `[rank, in]` and B `[out, rank]` of a module."""
-        return self._weights[module.a], self._weights[module.b]
+        a, b = self._weights[module.a], self._weights[module.b]
+        return (a, b) if module.share is None else (module.share.a(a), module.share.b(b))
+
+    @property
+    def warning(self) -> str | None:
+        """What a user should know of it."""
+        if not self.left_out:
+            return None
+        tensors = sum(map(len, self.left_out.values()))
+        return (
+            f"{tensors:,} tensors of {len(self.left_out):,} modules in {self.weights_file} are left out, "
+            f"{next(iter(self.left_out))} first: {CONFIG_NAME} does not adapt them."
+        )
 
     def tensor(self, name: str) -> Tensor:
         """One of the tensors that the attributes name."""
@@ -174,8 +202,19 @@ def read_adapter(
     _refuse_unsupported(config, config_file)
     options = _options(config, config_file)
     weights = SafetensorsWeights([weights_file])
-    tensors = _tensors(weights, weights_file)
-    modules = _modules(config, config_file, tensors, options, weights, weights_file)
+    scales = _Scales(config, config_file)
+    targets = Targets(config, config_file, scales.matcher)
+    tensors, left_out = _targeted(_tensors(weights, weights_file), targets)
+    modules = _Modules(scales, targets, options, weights, weights_file).read(tensors)
+    if not modules and left_out:
+        raise AdapterError(
+            f"The configuration adapts none of the {len(left_out):,} modules in {weights_file.name}.",
+            file=config_file,
+            field="target_modules",
+            remedy=f"Take both from the same training; the file's first module is {next(iter(left_out))}.",
+        )
+    if not modules:
+        raise AdapterError("The file holds no LoRA weights.", file=weights_file)
     biases = {path: names["base_bias"] for path, names in tensors.items() if "base_bias" in names}
     for name in biases.values():
         _refuse_no_vector(weights.entries[name], name, weights_file)
@@ -192,6 +231,7 @@ def read_adapter(
         base_copies=copies,
         biases=biases,
         options=options,
+        left_out=left_out,
     )
 
 
@@ -241,69 +281,164 @@ def _flag(config: Mapping[str, Any], option: str, file: Path) -> bool:
     return value
 
 
-def _tensors(weights: SafetensorsWeights, file: Path) -> dict[str, dict[str, str]]:
-    """Path of a linear -> kind of tensor -> its name. What only images go through does nothing here and is left out."""
-    found: dict[str, dict[str, str]] = {}
+def _tensors(weights: SafetensorsWeights, file: Path) -> dict[str, _Named]:
+    """Path of a module in the decoder -> its tensors. What only images go through does nothing here and is left out."""
+    found: dict[str, _Named] = {}
     for name in weights:
         trained, kind = _split_name(name, file)
         path = text_name(trained)
         if path is None:
             continue
-        if kind in found.setdefault(path, {}):
+        names = found.setdefault(classic_path(path), _Named(trained))
+        if kind in names:
             raise AdapterError(f"The weights of {path} are there twice.", file=file, field=name)
-        found[path][kind] = name
+        names[kind] = name
     return found
 
 
-def _modules(
-    config: Mapping[str, Any],
-    config_file: Path,
-    tensors: Mapping[str, Mapping[str, str]],
-    options: tuple[str, ...],
-    weights: SafetensorsWeights,
-    weights_file: Path,
-) -> dict[str, LoraModule]:
-    """The adapted linears, from the tensors that are there; the configuration gives their scales."""
-    scale = _Scales(config, config_file)
-    modules = {}
+class _Named(dict[str, str]):
+    """Kind of tensor -> its name, of one module.
+
+    Attributes:
+        trained: the path that the module had in training, which the configuration's patterns are for.
+    """
+
+    def __init__(self, trained: str) -> None:
+        self.trained = trained
+
+    @property
+    def is_adapted(self) -> bool:
+        return bool(self.keys() - {"base_weight", "base_bias"})
+
+
+def _targeted(tensors: Mapping[str, _Named], targets: Targets) -> tuple[dict[str, _Named], dict[str, tuple[str, ...]]]:
+    """What the configuration adapts, and names of the tensors that it leaves out."""
+    chosen = targets.modules(names.trained for names in tensors.values())
+    kept: dict[str, _Named] = {}
+    left_out: dict[str, tuple[str, ...]] = {}
     for path, names in tensors.items():
-        if not names.keys() - {"base_weight", "base_bias"}:
+        place = fused_place(names.trained)
+        if place is not None:
+            adapted = _parameter(place, targets) is not None
+        else:
+            adapted = names.trained in chosen or targets.has_parameter(f"{names.trained}.weight")
+        if adapted or not names.is_adapted:
+            kept[path] = names
             continue
-        for kind in ("lora_A", "lora_B"):
-            if kind not in names:
-                raise AdapterError(f"{kind} of this module is missing.", file=weights_file, field=path)
-        a, b = weights.entries[names["lora_A"]], weights.entries[names["lora_B"]]
-        for entry, name in ((a, names["lora_A"]), (b, names["lora_B"])):
-            if len(entry.shape) != 2 or 0 in entry.shape:
-                raise AdapterError(
-                    f"A matrix is expected, the shape is {list(entry.shape)}.", file=weights_file, field=name
-                )
-            _refuse_type(entry, name, weights_file)
+        # a bias that is not inside of a wrapper is the base's own, which PEFT sets
+        own = {kind: name for kind, name in names.items() if kind == "base_bias" and ".base_layer." not in name}
+        left_out[path] = tuple(name for kind, name in names.items() if kind not in own)
+        if own:
+            kept[path] = _Named(names.trained)
+            kept[path].update(own)
+    return kept, left_out
+
+
+def _parameter(place: FusedPlace, targets: Targets) -> str | None:
+    """Path of the parameter that a wrapper of fused experts adapts; None where the configuration has none for it."""
+    adapted = [name for name in PARAMETERS if targets.has_parameter(place.parameter(name))]
+    return place.parameter(adapted[-1 - place.depth]) if place.depth < len(adapted) else None
+
+
+class _Modules:
+    """Reads the adapted linears from the tensors that are there; the configuration gives their scales."""
+
+    def __init__(
+        self, scales: _Scales, targets: Targets, options: tuple[str, ...], weights: SafetensorsWeights, file: Path
+    ) -> None:
+        self.scales = scales
+        self.targets = targets
+        self.options = options
+        self.entries = weights.entries
+        self.weights = weights
+        self.file = file
+
+    def read(self, tensors: Mapping[str, _Named]) -> dict[str, LoraModule]:
+        """Path -> module.
+
+        Raises:
+            AdapterError: matrices are missing, misshapen, or not of the rank that the configuration says.
+        """
+        modules: dict[str, LoraModule] = {}
+        for path, names in tensors.items():
+            if not names.is_adapted:
+                continue
+            for kind in ("lora_A", "lora_B"):
+                if kind not in names:
+                    raise AdapterError(f"{kind} of this module is missing.", file=self.file, field=path)
+                self.refuse_no_matrix(names[kind])
+            place = fused_place(path)
+            for module in [self.linear(path, names)] if place is None else self.experts(place, names):
+                if module.path in modules:
+                    raise AdapterError(f"The weights of {module.path} are there twice.", file=self.file, field=path)
+                modules[module.path] = module
+        return modules
+
+    def linear(self, path: str, names: _Named) -> LoraModule:
+        a, b = self.entries[names["lora_A"]], self.entries[names["lora_B"]]
         rank = a.shape[0]
         if b.shape[1] != rank:
-            raise AdapterError(f"lora_A has rank {rank}, lora_B has rank {b.shape[1]}.", file=weights_file, field=path)
-        trained, _ = _split_name(names["lora_A"], weights_file)  # the path that the configuration's patterns are for
-        declared = scale.rank(trained)
+            raise self.refuse(path, f"lora_A has rank {rank}, lora_B has rank {b.shape[1]}.")
+        parameter = f"{names.trained}.weight"
+        key = parameter if self.targets.has_parameter(parameter) else names.trained
+        declared = self.scales.rank(key)
         if declared != rank:
-            raise AdapterError(
-                f"The configuration says rank {declared}, the weights have rank {rank}.", file=weights_file, field=path
-            )
+            raise self.refuse(path, f"The configuration says rank {declared}, the weights have rank {rank}.")
         for kind, option in (("lora_bias", "lora_bias"), ("magnitude", "use_dora")):
-            _refuse_contradiction(names.get(kind), option, option in options, b.shape[0], path, weights, weights_file)
-        modules[path] = LoraModule(
+            wanted = option in self.options
+            _refuse_contradiction(names.get(kind), option, wanted, b.shape[0], path, self.weights, self.file)
+        return LoraModule(
             path,
             names["lora_A"],
             names["lora_B"],
             rank,
-            scale.scale(trained),
+            self.scales.scale(key),
             a.shape[1],
             b.shape[0],
             bias=names.get("lora_bias"),
             magnitude=names.get("magnitude"),
         )
-    if not modules:
-        raise AdapterError("The file holds no LoRA weights.", file=weights_file)
-    return modules
+
+    def experts(self, place: FusedPlace, names: _Named) -> list[LoraModule]:
+        """The linears of all experts that one wrapper stands for."""
+        parameter = _parameter(place, self.targets)
+        assert parameter is not None
+        a, b = self.entries[names["lora_A"]].shape, self.entries[names["lora_B"]].shape
+        linears = LINEARS[parameter.rpartition(".")[2]]
+        rank = self.scales.rank(parameter)
+        experts = count_experts(a[0], rank)
+        if experts is None or b[1] != a[0] or b[0] % len(linears):
+            raise self.refuse(
+                names["lora_A"], f"{list(a)} and {list(b)} are no matrices of rank {rank} for the experts' {parameter}."
+            )
+        for option in ("use_dora", "lora_bias"):
+            if option in self.options or len(names.keys() - {"base_weight", "base_bias"}) > 2:
+                raise self.refuse(parameter, f"Fused experts do not go together with {option}.")
+        return [
+            LoraModule(
+                place.linear(expert, name),
+                names["lora_A"],
+                names["lora_B"],
+                rank,
+                self.scales.scale(parameter),
+                a[1],
+                b[0] // len(linears),
+                share=ExpertShare(expert, experts, part, len(linears)),
+            )
+            for expert in range(experts)
+            for part, name in enumerate(linears)
+        ]
+
+    def refuse_no_matrix(self, name: str) -> None:
+        entry = self.entries[name]
+        if len(entry.shape) != 2 or 0 in entry.shape:
+            raise self.refuse(name, f"A matrix is expected, the shape is {list(entry.shape)}.")
+        _refuse_type(entry, name, self.file)
+
+    def refuse(self, field: str, problem: str) -> AdapterError:
+        return AdapterError(
+            problem, file=self.file, field=field, remedy="Take weights and configuration from the same training."
+        )
 
 
 def _refuse_contradiction(

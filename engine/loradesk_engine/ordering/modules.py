@@ -17,6 +17,7 @@ OUTPUT_LAYER = "lm_head"
 ALL_LINEAR = "all-linear"
 MAX_LAYERS = 16_384
 MAX_EXPERTS = 1_024
+MAX_DIGITS = 9  # of a layer's number in a path
 MAX_LINEARS = 2**17  # in all; the largest mixtures of experts have half as many
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -142,17 +143,18 @@ def match_targets(
     layers_to_transform: int | Sequence[int] | None = None,
     layers_pattern: str | Sequence[str] | None = None,
     exclude_modules: str | Sequence[str] | None = None,
+    matcher: Matcher | None = None,
 ) -> tuple[str, ...]:
     """The paths that PEFT would adapt, in their order.
 
     A list matches whole components at the end of a path; a string is a regular expression for the whole path;
     `all-linear` is every linear but the output layer. `layers_to_transform` goes with a list only, and there it limits
-    the names that are not a whole path (so not `lm_head`).
+    the names that are not a whole path (so not `lm_head`). Patterns are matched within `matcher`'s time.
 
     Raises:
         ConfigError: a pattern is not a valid regular expression, or layers are chosen without a list of names.
     """
-    matcher = Matcher()
+    matcher = matcher or Matcher()
     if isinstance(target_modules, str):
         for field, value in (("layers_to_transform", layers_to_transform), ("layers_pattern", layers_pattern)):
             if value is not None and value != [] and value != "":
@@ -245,7 +247,8 @@ def _in_layers(path: str, indices: frozenset[int] | None, patterns: list[str], m
         return True
     matches = (_match(matcher, pattern, path, "layers_pattern") for pattern in patterns)
     found = next((match for match in matches if match), None)
-    return found is not None and int(found["idx"]) in indices
+    number = found["idx"] if found is not None else None  # None too where a pattern's own alternatives leave it out
+    return number is not None and len(number) <= MAX_DIGITS and number.isdecimal() and int(number) in indices
 
 
 def _match(matcher: Matcher, pattern: str, path: str, field: str) -> Any:
