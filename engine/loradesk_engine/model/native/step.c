@@ -156,96 +156,150 @@ INLINE void attend_one(const Attention *job, float *q, const float *keys, const 
     }
 }
 
-/* One head of up to LANES rows that follow each other, a row to a lane. The first one is at `position`; keys and values
-   are those from position `begin` on. q and what replaces it: `rows` rows, q_row apart. scores: room for LANES numbers for
-   each key. */
-INLINE void attend_lanes(const Attention *job, float *q, int64_t q_row, int rows, const float *keys, const float *values,
-                         int64_t position, int64_t begin, float *turned, float *scores) {
-    int64_t dim = job->dim, count = position + rows - begin;
-    Ints positions;
-    for (int lane = 0; lane < LANES; lane++) {
-        int row = lane < rows ? lane : rows - 1;
-        positions[lane] = (int32_t)(position - begin + row);
-        for (int64_t i = 0; i < dim; i++) turned[i * LANES + lane] = q[row * q_row + i] * job->scale;
-    }
-    Floats most = all_of(-INFINITY);
-    int64_t at = 0;
-    for (; at < count; at += 4) {
-        const float *key = keys + at * dim;
-        int64_t second = at + 1 < count ? dim : 0, third = at + 2 < count ? 2 * dim : 0, fourth = at + 3 < count ? 3 * dim : 0;
-        Floats four[4] = {{0}, {0}, {0}, {0}};
+enum {
+    TOGETHER = LANES == 16 ? 3 : 1, /* heads that read the same keys, at a time: their sums fit the registers */
+    SOME_KEYS = 128,                /* at a time: they, their values and the scores stay in the second cache */
+};
+
+/* Up to LANES rows that follow each other, a row to a lane, and some heads of them that read the same keys. */
+typedef struct {
+    const float *keys, *values;
+    float *turned, *totals, *scores; /* [dim, heads, LANES] twice, [SOME_KEYS, heads, LANES] */
+    int64_t first, position; /* of the keys from `keys` on: how many are done, and which is the first row's own */
+    Floats most[TOGETHER], sum[TOGETHER], fade[TOGETHER];
+} Lanes;
+
+/* Scores of the next `count` keys, and by how much what was summed before fades beside them. */
+INLINE void score_keys(const Attention *job, Lanes *lanes, int heads, int count) {
+    int64_t dim = job->dim;
+    enum { ALONE = 8, SHARED = 4 };
+    int step = heads == 1 ? ALONE : SHARED;
+    Floats most[TOGETHER];
+    Ints positions = {0};
+    for (int lane = 0; lane < LANES; lane++) positions[lane] = (int32_t)lanes->position + lane;
+    for (int head = 0; head < heads; head++) most[head] = lanes->most[head];
+    /* most keys are seen by all rows */
+    int all_see = lanes->first + count - 1 <= lanes->position &&
+                  (job->window <= 0 || lanes->first > lanes->position + LANES - 1 - job->window);
+    for (int at = 0; at < count; at += step) {
+        const float *key[ALONE];
+        Floats score[TOGETHER][ALONE];
+        for (int part = 0; part < step; part++) {
+            key[part] = lanes->keys + (lanes->first + (at + part < count ? at + part : at)) * dim;
+            for (int head = 0; head < heads; head++) score[head][part] = (Floats){0};
+        }
         for (int64_t i = 0; i < dim; i++) {
-            Floats query = load(turned + i * LANES);
-            four[0] += query * key[i];
-            four[1] += query * key[second + i];
-            four[2] += query * key[third + i];
-            four[3] += query * key[fourth + i];
+            Floats query[TOGETHER];
+            for (int head = 0; head < heads; head++) query[head] = load(lanes->turned + (i * heads + head) * LANES);
+            for (int part = 0; part < step; part++)
+                for (int head = 0; head < heads; head++) score[head][part] += query[head] * key[part][i];
         }
-        for (int part = 0; part < 4 && at + part < count; part++) {
-            Floats score = four[part];
-            if (job->limit > 0)
-                for (int lane = 0; lane < LANES; lane++) score[lane] = job->limit * tanhf(score[lane] / job->limit);
-            Ints key_at = (Ints){0} + (int32_t)(at + part);
-            Ints hidden = key_at > positions;
-            if (job->window > 0) hidden |= key_at <= positions - (int32_t)job->window;
-            score = chosen(hidden, all_of(-INFINITY), score);
-            store(scores + (at + part) * LANES, score);
-            most = chosen(score > most, score, most);
+        for (int part = 0; part < step && at + part < count; part++)
+            for (int head = 0; head < heads; head++) {
+                Floats found = score[head][part];
+                if (job->limit > 0)
+                    for (int lane = 0; lane < LANES; lane++) found[lane] = job->limit * tanhf(found[lane] / job->limit);
+                if (!all_see) {
+                    Ints key_at = (Ints){0} + (int32_t)(lanes->first + at + part);
+                    Ints hidden = key_at > positions;
+                    if (job->window > 0) hidden |= key_at <= positions - (int32_t)job->window;
+                    found = chosen(hidden, all_of(-INFINITY), found);
+                }
+                store(lanes->scores + ((at + part) * heads + head) * LANES, found);
+                most[head] = chosen(found > most[head], found, most[head]);
+            }
+    }
+    for (int head = 0; head < heads; head++) {
+        lanes->fade[head] = chosen(lanes->most[head] < -3e38f, all_of(0), exp_of(lanes->most[head] - most[head]));
+        lanes->most[head] = most[head];
+        Floats sum = lanes->sum[head] * lanes->fade[head];
+        for (int at = 0; at < count; at++) {
+            float *place = lanes->scores + (at * heads + head) * LANES;
+            Floats found = load(place), weight = chosen(found < -3e38f, all_of(0), exp_of(found - most[head]));
+            store(place, weight);
+            sum += weight;
         }
+        lanes->sum[head] = sum;
     }
-    Floats sum = {0};
-    for (at = 0; at < count; at++) {
-        Floats score = load(scores + at * LANES);
-        Floats weight = chosen(score < -3e38f, all_of(0), exp_of(score - most));
-        store(scores + at * LANES, weight);
-        sum += weight;
-    }
-    Floats factor = 1.0f / sum;
-    int64_t first = 0;
-    for (; first + 8 <= dim; first += 8) {
-        Floats totals[8];
-        for (int part = 0; part < 8; part++) totals[part] = (Floats){0};
-        for (at = 0; at < count; at++) {
-            Floats weight = load(scores + at * LANES);
-            for (int part = 0; part < 8; part++) totals[part] += weight * values[at * dim + first + part];
-        }
-        for (int part = 0; part < 8; part++) store(turned + (first + part) * LANES, totals[part] * factor);
-    }
-    for (; first < dim; first++) {
-        Floats total = {0};
-        for (at = 0; at < count; at++) total += load(scores + at * LANES) * values[at * dim + first];
-        store(turned + first * LANES, total * factor);
-    }
-    for (int row = 0; row < rows; row++)
-        for (int64_t i = 0; i < dim; i++) q[row * q_row + i] = turned[i * LANES + row];
 }
 
-/* Items are blocks of up to LANES rows of one segment, each for one head; the heads of a block follow each other. */
+/* Values of these keys by their weights, for `width` of the numbers of a head from `first` on. */
+INLINE void add_values(const Attention *job, Lanes *lanes, int heads, int count, int64_t first, int width) {
+    Floats totals[TOGETHER][8];
+    for (int part = 0; part < width; part++)
+        for (int head = 0; head < heads; head++)
+            totals[head][part] = load(lanes->totals + ((first + part) * heads + head) * LANES) * lanes->fade[head];
+    const float *value = lanes->values + lanes->first * job->dim + first;
+    for (int at = 0; at < count; at++, value += job->dim) {
+        Floats weight[TOGETHER];
+        for (int head = 0; head < heads; head++) weight[head] = load(lanes->scores + (at * heads + head) * LANES);
+        for (int part = 0; part < width; part++)
+            for (int head = 0; head < heads; head++) totals[head][part] += weight[head] * value[part];
+    }
+    for (int part = 0; part < width; part++)
+        for (int head = 0; head < heads; head++)
+            store(lanes->totals + ((first + part) * heads + head) * LANES, totals[head][part]);
+}
+
+/* q and what replaces it: the first of `rows` rows, q_row apart, and of `heads` heads. The first row is at `position`;
+   keys and values are those from position `begin` on. */
+INLINE void attend_lanes(const Attention *job, float *q, int64_t q_row, int rows, int heads, const float *keys,
+                         const float *values, int64_t position, int64_t begin, float *room) {
+    int64_t dim = job->dim, count = position + rows - begin;
+    Lanes lanes = {.keys = keys, .values = values, .position = position - begin};
+    lanes.turned = room, lanes.totals = room + dim * heads * LANES, lanes.scores = room + 2 * dim * heads * LANES;
+    memset(lanes.totals, 0, sizeof(float) * (size_t)(dim * heads * LANES));
+    for (int head = 0; head < heads; head++) {
+        lanes.most[head] = all_of(-INFINITY), lanes.sum[head] = (Floats){0};
+        for (int lane = 0; lane < LANES; lane++) {
+            const float *row = q + (lane < rows ? lane : rows - 1) * q_row + head * dim;
+            for (int64_t i = 0; i < dim; i++) lanes.turned[(i * heads + head) * LANES + lane] = row[i] * job->scale;
+        }
+    }
+    for (; lanes.first < count; lanes.first += SOME_KEYS) {
+        int some = count - lanes.first < SOME_KEYS ? (int)(count - lanes.first) : SOME_KEYS;
+        score_keys(job, &lanes, heads, some);
+        int64_t first = 0;
+        for (; heads == 1 && first + 8 <= dim; first += 8) add_values(job, &lanes, heads, some, first, 8);
+        for (; first + 4 <= dim; first += 4) add_values(job, &lanes, heads, some, first, 4);
+        for (; first < dim; first++) add_values(job, &lanes, heads, some, first, 1);
+    }
+    for (int head = 0; head < heads; head++)
+        for (int lane = 0; lane < rows; lane++) {
+            float factor = 1.0f / lanes.sum[head][lane], *row = q + lane * q_row + head * dim;
+            for (int64_t i = 0; i < dim; i++) row[i] = lanes.totals[(i * heads + head) * LANES + lane] * factor;
+        }
+}
+
+/* Items are blocks of up to LANES rows of one segment, each for the heads that read the same keys. */
 static void some_heads(void *item, int64_t first, int64_t last) {
     const Attention *job = item;
     int64_t dim = job->dim, group = job->heads / job->kv_heads, q_row = job->heads * dim, before = 0;
     float *room = NULL;
-    size_t size = 0;
+    int64_t size = 0;
     for (const Segment *segment = job->segments; before < last; segment++) {
-        int64_t items = (segment->length + LANES - 1) / LANES * job->heads;
+        int64_t items = (segment->length + LANES - 1) / LANES * job->kv_heads;
         for (int64_t number = first > before ? first - before : 0; number < items && before + number < last; number++) {
-            int64_t start = number / job->heads * LANES, head = number % job->heads;
+            int64_t start = number / job->kv_heads * LANES, kv_head = number % job->kv_heads;
             int rows = (int)(segment->length - start < LANES ? segment->length - start : LANES);
             int64_t position = segment->past + start;
             int64_t begin = job->window > 0 && position >= job->window ? position - job->window + 1 : 0;
-            size_t needed = (size_t)(LANES * (dim + position + rows - begin));
+            int64_t needed = rows == 1 ? position + LANES : (2 * dim + SOME_KEYS) * TOGETHER * LANES;
             if (needed > size) {
                 leave_room(room);
                 size = needed;
-                room = room_for(size);
+                room = room_for((size_t)size);
             }
-            int64_t place = segment->slot * job->slot_size + head / group * job->head_size + begin * dim;
-            float *q = job->out + ((segment->start + start) * job->heads + head) * dim;
-            if (rows == 1)
-                attend_one(job, q, job->keys + place, job->values + place, position + 1 - begin, room);
-            else
-                attend_lanes(job, q, q_row, rows, job->keys + place, job->values + place, position, begin, room,
-                             room + LANES * dim);
+            int64_t place = segment->slot * job->slot_size + kv_head * job->head_size + begin * dim;
+            const float *keys = job->keys + place, *values = job->values + place;
+            float *q = job->out + ((segment->start + start) * job->heads + kv_head * group) * dim;
+            int64_t left = group;
+            for (; rows == 1 && left > 0; left--, q += dim)
+                attend_one(job, q, keys, values, position + 1 - begin, room);
+            for (; left >= TOGETHER; left -= TOGETHER, q += TOGETHER * dim)
+                attend_lanes(job, q, q_row, rows, TOGETHER, keys, values, position, begin, room);
+            for (; left > 0; left--, q += dim)
+                attend_lanes(job, q, q_row, rows, 1, keys, values, position, begin, room);
         }
         before += items;
     }
@@ -267,7 +321,7 @@ void loradesk_attend(const float *q, int64_t q_row, const float *k, int64_t k_ro
     int64_t rows = 0, items = 0, seen = 0;
     for (int number = 0; number < count; number++) {
         rows += segments[number].length;
-        items += (segments[number].length + LANES - 1) / LANES * heads;
+        items += (segments[number].length + LANES - 1) / LANES * kv_heads;
         seen += segments[number].length * (segments[number].past + segments[number].length);
     }
     loradesk_run(rotate_rows, &job, rows, 1 + rows / (threads * 4), rows * heads * dim < WORTH_SHARING ? 1 : threads);
