@@ -55,7 +55,7 @@ MAX_SEQUENCES = 32
 STEP_TOKENS = 512
 GPU_STEP_TOKENS = 2048
 MAX_WEIGHT = 100.0
-CACHE_SHARE = 0.1  # of the free memory of a GPU that the cache may take before anybody asks anything
+CACHE_SHARE = 0.1  # of the free memory that the cache may take before anybody asks anything
 
 
 def step_tokens_on(device: torch.device) -> int:
@@ -163,7 +163,8 @@ class EngineCore:
 
     def prepare(self) -> None:
         """Make the first answers as fast as later ones: on a GPU their steps are captured, and the cache has room for
-        as much as one conversation that fills the context, shared by a few.
+        as much as one conversation that fills the context, shared by a few. (On the CPU memory that nothing was written
+        to costs nothing.)
         """
         sequences = min(IDLE_SLOTS, self._scheduler.max_sequences)
         held = estimate_cache(self.decoder.config, self.decoder.dtype, GROWTH) // GROWTH  # by a position

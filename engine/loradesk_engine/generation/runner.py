@@ -174,14 +174,14 @@ class Runner:
 
     @torch.inference_mode()
     def prepare(self, sequences: int, positions: int) -> None:
-        """Compile and capture what the first tokens need, so that they do not wait for it.
+        """Make room in the cache, and compile and capture what the first tokens need, so that they do not wait for it.
 
-        sequences, positions: what the cache has room for from the start. One that grows lies elsewhere afterwards, and
-            the graphs are captured anew.
+        sequences, positions: what the cache has room for from the start. One that grows is copied, and its graphs are
+            captured anew.
         """
+        self.cache.reserve(sequences * self._slots_each, positions)
         if self._graphs is None:
             return
-        self.cache.reserve(sequences * self._slots_each, positions)
         for rows in range(1, self._slots_each + 1):
             for adapted in (False, True) if self.mixture is not None and self.mixture.adapters else (False,):
                 zeros = [0] * rows
