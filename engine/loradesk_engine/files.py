@@ -16,6 +16,9 @@ from typing import Any, BinaryIO
 from loradesk_engine.errors import FileFormatError, LoradeskError
 
 HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that only means something beside a second one
+WHOLE = "JSON"
+"""The field of an error that is about the text as a whole, or whose place is not known."""
+AGAIN = "Correct the file, or download or copy it again."
 MAX_JSON_BYTES = 64 * 2**20
 """No configuration, index or ordering file comes near this; a tokenizer.json may reach a third of it."""
 
@@ -65,10 +68,10 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int, error: type[Loradesk
 
 
 def parse_json(text: str | bytes, *, file: str | os.PathLike[str], error: type[LoradeskError] = FileFormatError) -> Any:
-    """Parse strict JSON: duplicate keys, NaN and Infinity are errors that name the place."""
+    """Parse strict JSON: duplicate keys, NaN and Infinity are errors that name the place: a line, a key, or `WHOLE`."""
 
     def no_constants(name: str) -> None:
-        raise error(f"{name} is not a JSON number.", file=file, remedy="Replace it by a finite number.")
+        raise error(f"{name} is not a JSON number.", file=file, field=WHOLE, remedy="Replace it by a finite number.")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -87,16 +90,20 @@ def parse_json(text: str | bytes, *, file: str | os.PathLike[str], error: type[L
         return value
     except json.JSONDecodeError as problem:
         raise error(
-            f"Not valid JSON: {problem.msg}.", file=file, field=f"line {problem.lineno}, column {problem.colno}"
+            f"Not valid JSON: {problem.msg}.",
+            file=file,
+            field=f"line {problem.lineno}, column {problem.colno}",
+            remedy=AGAIN,
         ) from None
     except UnicodeDecodeError as problem:
-        raise error(f"Not UTF-8 text: byte {problem.start} cannot be read.", file=file) from None
+        raise error("Not UTF-8 text.", file=file, field=f"byte {problem.start}", remedy=AGAIN) from None
     except UnicodeEncodeError:
-        raise error("A text holds half a character.", file=file, remedy="Remove the lone surrogate escape.") from None
+        remedy = "Remove the lone surrogate escape."
+        raise error("A text holds half a character.", file=file, field=WHOLE, remedy=remedy) from None
     except RecursionError:
-        raise error("The JSON is nested too deeply.", file=file) from None
+        raise error("The JSON is nested too deeply.", file=file, field=WHOLE, remedy=AGAIN) from None
     except ValueError as problem:  # integers beyond Python's limit of digits
-        raise error(f"Not valid JSON: {problem}.", file=file) from None
+        raise error(f"Not valid JSON: {problem}.", file=file, field=WHOLE, remedy=AGAIN) from None
 
 
 def read_json_object(
@@ -105,7 +112,7 @@ def read_json_object(
     """The JSON object in a file; anything else is an `error` with the file and the place."""
     value = parse_json(read_bytes(path, limit=limit, error=error), file=path, error=error)
     if not isinstance(value, dict):
-        raise error(f"A JSON object is expected here, not {json_type(value)}.", file=path)
+        raise error(f"A JSON object is expected here, not {json_type(value)}.", file=path, field=WHOLE, remedy=AGAIN)
     return value
 
 

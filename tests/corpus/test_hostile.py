@@ -1,6 +1,6 @@
 """Files made to do harm: each is refused with the file and the place, soon, and nothing in it is run.
 
-GGUF's cases are in tests/gguf, those of chat templates in tests/engine/test_text.py.
+Most of GGUF's cases are in tests/gguf, those of chat templates in tests/engine/test_text.py.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import json
 import os
 import pickle
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import tiny
+from support.limits import CPU_SECONDS, limited_memory
 
 from loradesk_engine.commands import Message
 from loradesk_engine.errors import (
@@ -31,6 +34,8 @@ from loradesk_engine.errors import (
 )
 from loradesk_engine.files import parse_json
 from loradesk_engine.formats.config import parse_config
+from loradesk_engine.formats.gguf import read_gguf
+from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
 from loradesk_engine.formats.hub import resolve_source
 from loradesk_engine.formats.peft import read_adapter
 from loradesk_engine.formats.safetensors import checkpoint_files, read_header
@@ -257,6 +262,82 @@ def test_padding_and_truncation_of_the_training_are_not_taken_over(base: Path, t
     plain = read_tokenizer(base)
     messages = [Message("user", "a conversation that is longer than four tokens")]
     assert tokenizer.chat_ids(messages) == plain.chat_ids(messages)
+
+
+# --- GGUF files whose work or memory would grow faster than they do ---------------------------------------------------
+
+
+def gguf_file(path: Path, tokens: list[str], types: list[int], kind: str) -> Path:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model(kind)
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types(types)
+    writer.add_token_merges([f"{tokens[0]} {tokens[1]}"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_vocabulary_of_every_run_of_a_letter(tmp_path: Path) -> None:
+    """3,000 pieces in 4.5 MB: every cut of every piece is a merge, 4.5 million of them, 18 GB."""
+    path = gguf_file(tmp_path / "m.gguf", ["a" * size for size in range(1, 3001)], [1] * 3000, "llama")
+    started = time.process_time()
+    with limited_memory(path.stat().st_size), pytest.raises(FileFormatError, match="merges, our limit") as caught:
+        gguf_tokenizer(read_gguf(path).metadata, path)
+    assert (caught.value.file, caught.value.field) == (str(path), "tokenizer.ggml.tokens")
+    assert time.process_time() - started < CPU_SECONDS
+
+
+def test_a_vocabulary_that_is_just_within_the_limit(tmp_path: Path) -> None:
+    """As many merges as are read at most cost no more memory than other files do."""
+    tokens = [f"{chr(0x4E00 + run)}" * size for run in range(1000) for size in range(1, 18)]
+    path = gguf_file(tmp_path / "m.gguf", tokens, [1] * len(tokens), "llama")
+    started = time.process_time()
+    with limited_memory(path.stat().st_size):
+        tokenizer = gguf_tokenizer(read_gguf(path).metadata, path)
+    assert tokenizer.token_text(16_999) == tokens[-1]
+    assert time.process_time() - started < CPU_SECONDS
+
+
+def test_tens_of_thousands_of_control_tokens(tmp_path: Path) -> None:
+    """The library prepares its search at every call: one for each token is quadratic, 23 s for half as many."""
+    tokens = ["a", "b", "ab", *(f"<|{number}|>" for number in range(25_600))]
+    path = gguf_file(tmp_path / "m.gguf", tokens, [1, 1, 1, *[3] * 25_600], "gpt2")
+    started = time.process_time()
+    with limited_memory(path.stat().st_size):
+        tokenizer = gguf_tokenizer(read_gguf(path).metadata, path)
+        assert tokenizer.encode("<|25599|>ab<|0|>") == [25_602, 2, 3]
+    assert time.process_time() - started < CPU_SECONDS
+
+
+def test_stacks_of_experts_that_are_not_there(tmp_path: Path) -> None:
+    """128 matrices of 4,095 experts in 2 MiB: half a million names, if they were unfolded."""
+    import gguf
+
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    numbers = {"block_count": 128, "embedding_length": 1, "feed_forward_length": 1, "attention.head_count": 1,
+               "attention.key_length": 2, "context_length": 64, "expert_count": 8}  # fmt: skip
+    for key, value in numbers.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_tensor("token_embd.weight", np.zeros((8, 1), np.float32))
+    for block in range(128):
+        writer.add_tensor(f"blk.{block}.ffn_gate_exps.weight", np.zeros((4095, 1, 1), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    started = time.process_time()
+    with limited_memory(path.stat().st_size), pytest.raises(FileFormatError) as caught:
+        read_base(path)
+    assert (caught.value.file, caught.value.field) == (str(path), "blk.0.ffn_gate_exps.weight")
+    assert time.process_time() - started < CPU_SECONDS
 
 
 # --- numbers and names ------------------------------------------------------------------------------------------------

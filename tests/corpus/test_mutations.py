@@ -8,11 +8,10 @@ them.
 from __future__ import annotations
 
 import json
+import os
 import random
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +22,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support import tiny
+from support.limits import CPU_SECONDS, limited_memory
 from support.mutations import VALUES, damaged
 
 from loradesk_engine.adapters.classifier import Classifier
@@ -42,8 +42,6 @@ from loradesk_engine.ordering.check import check, raise_errors
 from loradesk_engine.ordering.schema import OrderingFile
 from loradesk_resources import resource_path
 
-CPU_SECONDS = 5.0
-ROOM = 512 * 2**20  # address space that a load may take: the files here are under a megabyte
 EACH = 200  # damages of each file
 
 
@@ -159,23 +157,6 @@ def _decoder(folder: Path) -> Any:
     )
 
 
-@contextmanager
-def limited_memory() -> Iterator[None]:
-    """No more than `ROOM` of address space beyond what is taken now, where the system can be told so."""
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    import resource
-
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 def outcome(load: Callable[[], object], note: str, names: tuple[str, ...]) -> str:
     """`loaded` or `refused`; anything else fails the test and says which damage it was."""
     started = time.process_time()
@@ -192,6 +173,8 @@ def outcome(load: Callable[[], object], note: str, names: tuple[str, ...]) -> st
     if refusal is not None:
         assert refusal.file is not None, f"{note}: {refusal!r} names no file"
         assert any(name in refusal.file for name in names), f"{note}: {refusal!r} names another file"
+        # what the format has fields for names one; a file that is not there has none
+        assert refusal.field or not os.path.isfile(refusal.file), f"{note}: {refusal!r} names no field"
         assert len(str(refusal)) < 5000, f"{note}: a message of {len(str(refusal)):,} characters"
     seconds = time.process_time() - started
     assert seconds < CPU_SECONDS, f"{note}: {seconds:.1f} s"
@@ -206,8 +189,9 @@ def test_damaged_files_load_or_are_refused(targets: Mapping[str, Target], name: 
     # a file may disagree with its neighbours, and then either may be named
     names = (str(target.file.parent), str(target.file.parent.parent))
     found = {"loaded": 0, "refused": 0}
+    size = sum(file.stat().st_size for file in target.file.parent.rglob("*") if file.is_file())
     try:
-        with limited_memory():
+        with limited_memory(size):
             for seed in range(EACH):
                 content, note = damaged(
                     original, random.Random(f"{name} {seed}"), is_json=target.file.suffix == ".json"
@@ -220,18 +204,24 @@ def test_damaged_files_load_or_are_refused(targets: Mapping[str, Target], name: 
     target.load()
 
 
-@pytest.mark.parametrize("part", ["model", "tokenizer"])
+@pytest.mark.parametrize("part", ["model", "tokenizer", "pieces"])
 def test_damaged_gguf_metadata_load_or_are_refused(part: str) -> None:
     path = resource_path("demo", "base-q8_0.gguf")
     whole = read_gguf(path)
-    keys = [key for key in whole.metadata if key.startswith("tokenizer.") == (part == "tokenizer")]
+    if part == "pieces":  # the same tokens as SentencePiece's
+        scores = -np.arange(len(whole.metadata["tokenizer.ggml.tokens"]), dtype=np.float32)
+        more = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": scores, "tokenizer.ggml.add_eos_token": True}
+        whole = replace(whole, metadata=MappingProxyType({**whole.metadata, **more}))
+    keys = [key for key in whole.metadata if key.startswith("tokenizer.") == (part != "model")]
     others = (np.zeros(0), np.full(9, np.nan), [["a"]], np.arange(3), [""], float("nan"), float("inf"))
     if part == "model":  # also what this file has no need of
-        more = ("attention.key_length", "attention.sliding_window", "rope.dimension_count", "rope.scaling.type")
-        keys += [f"llama.{key}" for key in (*more, "rope.scaling.factor", "rope.scaling.original_context_length")]
-        keys += ["llama.expert_count"]
+        names = ("attention.key_length", "attention.sliding_window", "rope.dimension_count", "rope.scaling.type",
+                 "rope.scaling.factor", "rope.scaling.original_context_length", "expert_count", "attention.scale",
+                 "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor",
+                 "attention.sliding_window_pattern", "rope.freq_base_swa", "logit_scale")  # fmt: skip
+        keys += [f"llama.{name}" for name in names]
         keys += ["split.count", "general.basename", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id"]
-    with limited_memory():
+    with limited_memory(path.stat().st_size):
         for seed in range(EACH * 2):
             chance = random.Random(f"{part} {seed}")
             metadata = dict(whole.metadata)

@@ -60,7 +60,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
         prefix = file.read(8)
         if len(prefix) < 8:
             raise FileFormatError(
-                "The file is too short for safetensors.", file=path, remedy="Download or copy it again."
+                "The file is too short for safetensors.", file=path, field="header", remedy="Download or copy it again."
             )
         if prefix.startswith(PICKLED_BEGINNINGS) and path.suffix != ".safetensors":
             raise refuse_pickle(path)
@@ -69,11 +69,12 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
             raise FileFormatError(
                 f"The header claims {length:,} bytes, the file holds {size:,}.",
                 file=path,
+                field="header",
                 remedy="It is truncated or not a safetensors file: download or copy it again.",
             )
         header = parse_json(file.read(length), file=path)
     if not isinstance(header, dict):
-        raise FileFormatError(f"The header is {json_type(header)}, not an object.", file=path)
+        raise FileFormatError(f"The header is {json_type(header)}, not an object.", file=path, field="header")
     data_start = 8 + length
     entries = {
         name: _entry(path, name, fields, data_start, size) for name, fields in header.items() if name != "__metadata__"

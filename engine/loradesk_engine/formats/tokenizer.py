@@ -22,6 +22,7 @@ from loradesk_engine.formats.template import ChatTemplate
 REPLACEMENT = "\ufffd"
 WORD_SIGN = "▁"  # SentencePiece's for a space
 BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")  # SentencePiece's for a byte that is no piece
+PLACE = re.compile(r"at line (\d+) column (\d+)")  # in the library's errors
 MAX_GROWTH = 1000  # of a text by a normalizer's or decoder's replacements; real ones stay under 10
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -142,8 +143,12 @@ def _library_errors(file: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except BaseException as problem:
         text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        place = PLACE.search(text)
         raise ConfigError(
-            f"The tokenizer fails: {text}.", file=file, remedy="Download or copy the file again."
+            f"The tokenizer fails: {text}.",
+            file=file,
+            field=f"line {place[1]}, column {place[2]}" if place else "tokenizer",
+            remedy="Download or copy the file again.",
         ) from None
 
 
