@@ -15,7 +15,7 @@ from torch import Tensor
 from loradesk_engine.formats.bnb import TABLES, EightBitMatrix, FourBitMatrix, stored_matrix
 from loradesk_engine.model.base import BaseSource
 from loradesk_engine.model.bnb import NESTED, plain_scales
-from loradesk_engine.model.dequantize import QUANTIZATIONS, codes
+from loradesk_engine.model.dequantize import QUANTIZATIONS, code_bits, codes
 from loradesk_engine.model.linear import Linear, row_slices
 from loradesk_engine.model.quantized import GgufWeights, PackedMatrix
 from loradesk_engine.ordering.modules import OUTPUT_LAYER
@@ -117,8 +117,8 @@ def _in_ranges(copy: Tensor, parts: Iterator[_Rows]) -> bool:
 
 def _gguf_rows(packed: PackedMatrix) -> Iterator[_Rows]:
     kind = QUANTIZATIONS[packed.type]
-    bits = int(packed.type.removeprefix("I")[1])
-    levels = torch.tensor(IQ4_NL) if packed.type == "IQ4_NL" else torch.arange(2**bits) + kind.lowest
+    count = 2 ** code_bits(packed.type)
+    levels = torch.tensor(IQ4_NL) if packed.type == "IQ4_NL" else torch.arange(count) + kind.lowest
     for rows in row_slices(packed.rows, packed.columns):
         part = codes(packed.raw[rows], packed.type, rows.stop - rows.start, packed.columns)
         scale = part.scale.t().repeat_interleave(kind.group, dim=1)

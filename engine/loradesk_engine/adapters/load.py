@@ -94,6 +94,8 @@ def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, pr
     warnings = _check(settings, base, found) + tuple(
         f"Adapter {name}: {adapter.warning}" for name, adapter in found.adapters.items() if adapter.warning
     )
+    if found.checkpoint is not None and found.checkpoint.warning is not None:
+        warnings += (found.checkpoint.warning,)
     mixture = _stack(decoder, base, found, progress)
     if found.checkpoint is not None:
         return _with_classifier(found, found.checkpoint, decoder, mixture, warnings)

@@ -34,6 +34,7 @@ from loradesk_engine.formats.safetensors import (
     refuse_pickle,
 )
 from loradesk_engine.formats.targets import Targets
+from loradesk_engine.ordering.modules import MAX_LINEARS
 from loradesk_engine.patterns import Matcher, PatternError
 
 if TYPE_CHECKING:
@@ -369,6 +370,8 @@ class _Modules:
                 self.refuse_no_matrix(names[kind])
             place = fused_place(path)
             for module in [self.linear(path, names)] if place is None else self.experts(place, names):
+                if len(modules) == MAX_LINEARS:
+                    raise self.refuse(path, f"The file adapts more than {MAX_LINEARS:,} linears.")
                 if module.path in modules:
                     raise AdapterError(f"The weights of {module.path} are there twice.", file=self.file, field=path)
                 modules[module.path] = module

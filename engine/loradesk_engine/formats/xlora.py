@@ -9,6 +9,7 @@ adapters in
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SAME_TRAINING = "Take configuration and classifier from the same training."
+NO_WORD_OF_RELU = (
+    "{file} has no enable_relu_and_dropout, and the tensors of a classifier of two linears do not tell it: no ReLU is "
+    "taken to stand between them, which is xlora's default. Add the key if it was trained with one."
+)
 MAX_NAME_BYTES = 256  # of a file's name, on every system
 
 
@@ -73,6 +79,7 @@ class XLoraCheckpoint:
         config: XLoraConfig,
         layers: Sequence[ClassifierLayer],
         adapters: Mapping[str, str] | None,
+        warning: str | None = None,
     ) -> None:
         self.form = form
         self.folder = folder
@@ -81,6 +88,7 @@ class XLoraCheckpoint:
         self.config = config
         self.layers = tuple(layers)
         self.adapters = adapters
+        self.warning = warning
         self._weights = SafetensorsWeights([weights_file])
 
     @property
@@ -131,23 +139,75 @@ def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
     inner = _numbered(weights, r"inner\.(\d+)\.(weight|bias)", weights_file, allowed=r"last\.(weight|bias)")
     if "last.weight" not in weights:
         raise AdapterError("The classifier's last layer is missing.", file=weights_file, field="last.weight")
-    # Counting modules tells whether ReLU and Dropout stand between the linears, also in old files that do not say it.
-    relu = values.get("enable_relu_and_dropout")
-    gaps = [after - before for before, after in pairwise(inner)]
-    if relu is None:
-        relu = any(gap > 1 for gap in gaps)
-    elif bool(relu) != any(gap > 1 for gap in gaps) and gaps:
+    relu = _has_relu(values, inner, config_file, weights_file)
+    names = [f"inner.{number}" for number in inner] + ["last"]
+    layers = [_layer(weights, weights_file, name, relu=relu is True and name != "last") for name in names]
+    _check_chain(layers, config, weights_file)
+    _refuse_contradictions(values, layers, config_file, weights_file)
+    return XLoraCheckpoint(
+        "xlora",
+        folder,
+        config_file,
+        weights_file,
+        config,
+        layers,
+        _adapter_map(values, config_file),
+        warning=NO_WORD_OF_RELU.format(file=config_file) if relu is None else None,
+    )
+
+
+def _has_relu(values: Mapping[str, Any], inner: Sequence[int], config_file: Path, weights_file: Path) -> bool | None:
+    """Whether ReLU and Dropout stand between the linears; None where neither the configuration nor the tensors tell.
+
+    Modules are counted in the tensors' names, which tells it from two inner linears on.
+    """
+    said = _flag(values, "enable_relu_and_dropout", config_file)
+    gaps = {after - before for before, after in pairwise(inner)}
+    if inner and (inner[0] != 0 or len(gaps) > 1):
         raise AdapterError(
-            f"enable_relu_and_dropout is {relu}, but the classifier's layers are numbered {inner}.",
+            f"The classifier's layers are numbered {_listed(inner)}, not from 0 in equal steps.",
             file=weights_file,
             field="inner",
+            remedy=SAME_TRAINING,
         )
-    names = [f"inner.{number}" for number in inner] + ["last"]
-    layers = [_layer(weights, weights_file, name, relu=bool(relu) and name != "last") for name in names]
-    _check_chain(layers, config, weights_file)
-    return XLoraCheckpoint(
-        "xlora", folder, config_file, weights_file, config, layers, _adapter_map(values, config_file)
-    )
+    counted = None if not gaps else gaps != {1}
+    if said is not None and counted is not None and said != counted:
+        raise AdapterError(
+            f"enable_relu_and_dropout is {json.dumps(said)}, but the layers in {weights_file.name} are numbered "
+            f"{_listed(inner)}.",
+            file=config_file,
+            field="enable_relu_and_dropout",
+            remedy=SAME_TRAINING,
+        )
+    if not inner:
+        return False
+    return counted if said is None else said
+
+
+def _refuse_contradictions(
+    values: Mapping[str, Any], layers: Sequence[ClassifierLayer], config_file: Path, weights_file: Path
+) -> None:
+    """What the configuration says of the classifier must be what its tensors are; what it does not say they tell."""
+
+    def refuse(field: str, tensors: str) -> AdapterError:
+        said = json.dumps(values[field])
+        problem = f"{field} is {said}, but {weights_file.name} has {tensors}."
+        return AdapterError(problem, file=config_file, field=field, remedy=SAME_TRAINING)
+
+    depth, size = _size(values, "xlora_depth", config_file), _size(values, "xlora_size", config_file)
+    if depth not in (None, len(layers)):
+        raise refuse("xlora_depth", f"{len(layers)} linears")
+    for layer in layers[:-1]:
+        if size not in (None, layer.out_features):
+            raise refuse("xlora_size", f"{layer.out_features:,} outputs in {layer.weight}")
+    use_bias = _flag(values, "use_bias", config_file)
+    for layer in layers:
+        if use_bias not in (None, layer.bias is not None):
+            raise refuse("use_bias", f"{'no' if layer.bias is None else 'a'} bias beside {layer.weight}")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 def _read_peft_form(folder: Path) -> XLoraCheckpoint:
@@ -168,6 +228,7 @@ def _read_peft_form(folder: Path) -> XLoraCheckpoint:
     prefix = next(name for name in weights if re.fullmatch(stem + r"\d+\.weight", name)).rsplit(".", 2)[0]
     layers = [_layer(weights, weights_file, f"{prefix}.{number}", relu=number != numbers[-1]) for number in numbers]
     _check_chain(layers, config, weights_file)
+    _refuse_contradictions(values, layers, config_file, weights_file)
     adapters = _adapter_map(values, config_file)
     if not adapters:
         raise AdapterError("The adapters are missing.", file=config_file, field="adapters")
@@ -237,12 +298,8 @@ def _config(values: Mapping[str, Any], file: Path) -> XLoraConfig:
         return found
 
     def flag(field: str, default: bool) -> bool:
-        value = values.get(field)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise AdapterError(f"true or false is expected, not {json_type(value)}.", file=file, field=field)
-        return value
+        value = _flag(values, field, file)
+        return default if value is None else value
 
     hidden_size = values.get("hidden_size")
     if type(hidden_size) is not int or hidden_size < 1:
@@ -263,6 +320,20 @@ def _config(values: Mapping[str, Any], file: Path) -> XLoraConfig:
         top_k_lora=top_k,
         enable_softmax_topk=flag("enable_softmax_topk", False),
     )
+
+
+def _flag(values: Mapping[str, Any], field: str, file: Path) -> bool | None:
+    value = values.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise AdapterError(f"true or false is expected, not {json_type(value)}.", file=file, field=field)
+    return value
+
+
+def _size(values: Mapping[str, Any], field: str, file: Path) -> int | None:
+    value = values.get(field)
+    if value is not None and (type(value) is not int or value < 1):
+        raise AdapterError(f"{value!r:.80} is not a size.", file=file, field=field)
+    return value
 
 
 def _adapter_map(values: Mapping[str, Any], file: Path) -> dict[str, str] | None:

@@ -22,6 +22,7 @@ from loradesk_engine.formats.multimodal import text_name
 from loradesk_engine.formats.safetensors import PICKLED_SUFFIXES, is_adapter, read_checkpoint, refuse_pickle
 from loradesk_engine.formats.stored import StoredTensor
 from loradesk_engine.formats.tokenizer import Tokenizer, read_tokenizer
+from loradesk_engine.model.dequantize import QUANTIZATIONS, code_bits
 from loradesk_engine.model.quantized import GgufWeights
 from loradesk_engine.ordering.modules import WITH_IMAGES
 
@@ -36,7 +37,7 @@ class BaseSource(Protocol):
         hf_config: config.json, for the ordering file's check.
         parameters: count of weights.
         quantized: how the weights are quantized, if they are.
-        bits: of the quantized weights.
+        bits: of the quantized weights' codes, their mean.
     """
 
     path: Path
@@ -115,10 +116,11 @@ class GgufSource:
         self.files = [self.path]
         sizes = {tensor.name: math.prod(tensor.shape) for tensor in file.tensors.values()}
         self.parameters = sum(sizes.values())
-        quantized = [tensor for tensor in file.tensors.values() if tensor.type not in ("F32", "F16", "BF16")]
+        quantized = [tensor for tensor in file.tensors.values() if tensor.type in QUANTIZATIONS]
         self.quantized: Literal["gguf", "bnb"] | None = "gguf" if quantized else None
         values = sum(sizes[tensor.name] for tensor in quantized)
-        self.bits: int | None = round(sum(tensor.nbytes for tensor in quantized) * 8 / values) if values else None
+        codes = sum(code_bits(tensor.type) * sizes[tensor.name] for tensor in quantized)
+        self.bits: int | None = round(codes / values) if values else None
         self._metadata = file.metadata
 
     def tokenizer(self) -> Tokenizer:

@@ -81,6 +81,11 @@ QUANTIZATIONS = {
 }
 
 
+def code_bits(type: str) -> int:
+    """Bits that a quantized type's codes have, without their scales: 4 for Q4_1, Q4_K and IQ4_NL."""
+    return int(type.removeprefix("I")[1])
+
+
 def codes(raw: Tensor, type: str, rows: int, columns: int) -> Codes:
     """The codes and scales of a quantized matrix, by columns.
 

@@ -1,0 +1,214 @@
+"""X-LoRA beyond what PEFT has: a scaling pass with adapters, against a reference in float64; configurations that
+contradict the classifier.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from support import tiny
+
+from loradesk_engine.commands import CompletionRequest, Sampling
+from loradesk_engine.errors import AdapterError
+from loradesk_engine.events import TokensGenerated
+from loradesk_engine.formats.xlora import read_xlora
+from loradesk_engine.generation.engine import EngineCore
+
+IDS = torch.randint(0, 256, (20,), generator=torch.Generator().manual_seed(3))
+CONFIG, CLASSIFIER = "xlora_config.json", "xlora_classifier.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+
+
+def edited(checkpoint: Path, folder: Path, **changes: Any) -> Path:
+    """A copy with other values in its configuration; ...: without the key."""
+    shutil.copytree(checkpoint, folder)
+    file = next(folder / name for name in (CONFIG, PEFT_CONFIG) if (folder / name).is_file())
+    values = json.loads(file.read_text(encoding="utf-8")) | changes
+    kept = {key: value for key, value in values.items() if value is not ...}
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    return folder
+
+
+# --- the scaling pass -------------------------------------------------------------------------------------------------
+
+
+class Reference:
+    """transformers' model in float64 with the adapters as hooks, and the classifier, from the checkpoint's files."""
+
+    def __init__(self, base: Path, checkpoint: Path, ordering: Path) -> None:
+        self.model = tiny.load(base).double()
+        self.config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
+        self.classifier = {name: tensor.double() for name, tensor in load_file(checkpoint / CLASSIFIER).items()}
+        names = json.loads(ordering.read_text(encoding="utf-8"))
+        self.adapters = [load_file(checkpoint / name / "adapter_model.safetensors") for name in names["order"]]
+        configs = [json.loads((checkpoint / n / PEFT_CONFIG).read_text(encoding="utf-8")) for n in names["order"]]
+        self.scales = [c["lora_alpha"] / (c["r"] ** 0.5 if c["use_rslora"] else c["r"]) for c in configs]
+        self.layers: dict[str, int] = names["layers"]
+
+    @contextmanager
+    def adapted(self, scalings: torch.Tensor) -> Iterator[None]:
+        """scalings: [tokens, layers, adapters]"""
+        hooks = []
+        for path, layer in self.layers.items():
+
+            def add(module: Any, inputs: Any, output: Any, path: str = path, layer: int = layer) -> torch.Tensor:
+                for number, (tensors, scale) in enumerate(zip(self.adapters, self.scales, strict=True)):
+                    a, b = (tensors[f"base_model.model.{path}.lora_{side}.weight"].double() for side in "AB")
+                    part = inputs[0] @ a.T @ b.T * scale * self.config["global_scaling_weight"]
+                    output = output + part * scalings[None, :, layer, number, None]
+                return output
+
+            hooks.append(self.model.get_submodule(path).register_forward_hook(add))
+        yield
+        for hook in hooks:
+            hook.remove()
+
+    def __call__(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [tokens, vocab] and scalings [tokens, layers, adapters]."""
+        shape = (len(ids), len(self.layers), len(self.adapters))
+        with self.adapted(torch.full(shape, self.config["scaling_pass_value"], dtype=torch.float64)):
+            hidden = self.model.model(ids[None]).last_hidden_state[0]
+        for number in sorted({int(name.split(".")[1]) for name in self.classifier if name.startswith("inner")}):
+            weight, bias = (self.classifier[f"inner.{number}.{kind}"] for kind in ("weight", "bias"))
+            hidden = F.linear(hidden, weight, bias).relu()
+        last = F.linear(hidden, self.classifier["last.weight"], self.classifier["last.bias"])
+        scalings = torch.softmax(last.view(shape) / self.config["softmax_temperature"], -1)
+        with self.adapted(scalings):
+            return torch.log_softmax(self.model(ids[None]).logits[0], -1), scalings
+
+
+@pytest.mark.usefixtures("both_paths")
+@pytest.mark.parametrize("lookahead", [True, False], ids=["look-ahead", "two passes"])
+@pytest.mark.parametrize(("value", "weight"), [(0.0, 1.0), (0.3, 1.0), (-0.5, 1.0), (1.0, 1.5)])
+@torch.inference_mode()
+def test_a_scaling_pass_with_adapters_equals_the_reference(  # type: ignore[no-untyped-def]
+    zoo, tmp_path: Path, value: float, weight: float, lookahead: bool
+) -> None:
+    checkpoint = edited(zoo.xlora, tmp_path / "xlora", scaling_pass_value=value, global_scaling_weight=weight)
+    engine = EngineCore.load(zoo.xlora_settings(xlora=str(checkpoint)), lookahead=lookahead)
+    engine.submit(CompletionRequest("r", tuple(IDS.tolist()), Sampling(max_tokens=10, ignore_end=True, logprobs=1)))
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    parts = []
+    while engine.busy:
+        for event in engine.step():
+            if isinstance(event, TokensGenerated):
+                tokens += event.token_ids
+                logprobs += [entry.logprob for entry in event.logprobs]
+                if event.scalings is not None:
+                    parts.append(torch.from_numpy(event.scalings))
+    ids = torch.cat([IDS, torch.tensor(tokens)])
+    expected, wanted = Reference(zoo.base, checkpoint, zoo.xlora_ordering)(ids)
+    scalings = torch.cat(parts).double()
+    torch.testing.assert_close(scalings, wanted[: len(scalings)], atol=1e-4, rtol=0)
+    assert len(scalings) >= len(ids) - 1
+    chosen = expected[len(IDS) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(logprobs).double(), chosen, atol=1e-3, rtol=0)
+    if value:  # it is not the plain pass
+        plain = Reference(zoo.base, zoo.xlora, zoo.xlora_ordering)(ids)[1]
+        assert (plain - wanted).abs().max() > 0.05
+
+
+# --- the configuration and the classifier -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "tensors"),
+    [
+        ({"xlora_depth": 1}, "xlora_depth", "2 linears"),
+        ({"xlora_depth": 5}, "xlora_depth", "2 linears"),
+        ({"xlora_depth": "2"}, "xlora_depth", None),
+        ({"xlora_depth": 0}, "xlora_depth", None),
+        ({"xlora_size": 999}, "xlora_size", "16 outputs"),
+        ({"xlora_size": -1}, "xlora_size", None),
+        ({"use_bias": False}, "use_bias", "a bias"),
+        ({"use_bias": 1}, "use_bias", None),
+        ({"enable_relu_and_dropout": "yes"}, "enable_relu_and_dropout", None),
+    ],
+)
+@pytest.mark.parametrize("form", ["xlora", "xlora_peft"])
+def test_a_configuration_that_contradicts_the_classifier_is_refused(  # type: ignore[no-untyped-def]
+    zoo, tmp_path: Path, form: str, changes: dict[str, Any], field: str, tensors: str | None
+) -> None:
+    if form == "xlora_peft" and field == "enable_relu_and_dropout":
+        pytest.skip("PEFT has no such option")
+    checkpoint = edited(getattr(zoo, form), tmp_path / "x", **changes)
+    with pytest.raises(AdapterError) as caught:
+        read_xlora(checkpoint)
+    config, weights = (CONFIG, CLASSIFIER) if form == "xlora" else (PEFT_CONFIG, "adapter_model.safetensors")
+    assert (caught.value.file, caught.value.field) == (str(checkpoint / config), field)
+    if tensors is not None:
+        assert tensors in caught.value.problem
+        assert weights in caught.value.problem
+        assert json.dumps(changes[field]) in caught.value.problem
+        assert caught.value.remedy
+
+
+def test_a_missing_bias_is_refused_where_there_should_be_one(zoo, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    without = {name: tensor for name, tensor in load_file(zoo.xlora / CLASSIFIER).items() if name != "last.bias"}
+    for use_bias in (True, False, ...):
+        checkpoint = edited(zoo.xlora, tmp_path / str(use_bias), use_bias=use_bias)
+        save_file(without, checkpoint / CLASSIFIER)
+        if use_bias is ...:  # nothing is said: the tensors tell
+            assert [layer.bias for layer in read_xlora(checkpoint).layers] == ["inner.0.bias", None]
+            continue
+        with pytest.raises(AdapterError, match="last.weight" if use_bias else "inner.0.weight") as caught:
+            read_xlora(checkpoint)
+        assert caught.value.field == "use_bias"
+
+
+@pytest.mark.parametrize("field", ["xlora_depth", "xlora_size", "use_bias"])
+@pytest.mark.parametrize("form", ["xlora", "xlora_peft"])
+def test_what_the_configuration_leaves_out_the_tensors_tell(zoo, tmp_path: Path, form: str, field: str) -> None:  # type: ignore[no-untyped-def]
+    checkpoint = read_xlora(edited(getattr(zoo, form), tmp_path / "x", **{field: ...}))
+    assert checkpoint.layers == read_xlora(getattr(zoo, form)).layers
+    assert checkpoint.warning is None
+
+
+def test_two_linears_do_not_tell_of_a_relu_and_the_user_is_told(zoo, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    checkpoint = edited(zoo.xlora, tmp_path / "x", enable_relu_and_dropout=...)
+    engine = EngineCore.load(zoo.xlora_settings(xlora=str(checkpoint)))
+    assert [layer.relu for layer in read_xlora(checkpoint).layers] == [False, False]
+    (told,) = [text for text in engine.info.warnings if "enable_relu_and_dropout" in text]
+    assert str(checkpoint / CONFIG) in told
+    for said in (True, False):
+        other = read_xlora(edited(zoo.xlora, tmp_path / str(said), enable_relu_and_dropout=said))
+        assert (other.layers[0].relu, other.warning) == (said, None)
+
+
+NUMBERED = {
+    (0, 1, 2): (False, None),
+    (0, 2, 4): (True, None),
+    (0, 3, 6): (True, None),
+    (0, 1, 3): (None, "inner"),
+    (1, 2, 3): (None, "inner"),
+}
+
+
+@pytest.mark.parametrize("numbers", NUMBERED)
+@pytest.mark.parametrize("said", [True, False, ...])
+def test_the_numbers_of_four_linears_tell_of_a_relu(zoo, tmp_path: Path, numbers: tuple[int, ...], said: Any) -> None:  # type: ignore[no-untyped-def]
+    relu, field = NUMBERED[numbers]
+    tensors = load_file(zoo.xlora / CLASSIFIER)
+    first = {kind: tensors.pop(f"inner.0.{kind}") for kind in ("weight", "bias")}
+    for number in numbers:
+        width = 32 if number == numbers[0] else 16
+        tensors |= {f"inner.{number}.weight": torch.ones(16, width), f"inner.{number}.bias": first["bias"].clone()}
+    checkpoint = edited(zoo.xlora, tmp_path / "x", enable_relu_and_dropout=said, xlora_depth=4)
+    save_file(tensors, checkpoint / CLASSIFIER)
+    if field is None and said in (relu, ...):
+        assert {layer.relu for layer in read_xlora(checkpoint).layers[:-1]} == {relu}
+        return
+    with pytest.raises(AdapterError, match="numbered") as caught:
+        read_xlora(checkpoint)
+    assert caught.value.field == (field or "enable_relu_and_dropout")
+    assert caught.value.remedy
