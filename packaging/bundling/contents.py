@@ -27,7 +27,7 @@ EXCLUDED_MODULES = (
     "pytest", "_pytest", "hypothesis", "mypy", "mypyc", "ruff", "pip", "wheel", "IPython", "matplotlib", "tkinter",
     "tensorboard", "doctest", "lib2to3", "pydoc_data", "distutils", "setuptools", "pkg_resources",
     # oracles of the tests, and the peers of `loradesk bench`
-    "transformers", "peft", "gguf", "accelerate", "openai", "schemathesis", "llama_cpp", "mistralrs",
+    "transformers", "peft", "gguf", "sentencepiece", "accelerate", "openai", "schemathesis", "llama_cpp", "mistralrs",
     # optional extras of numpy, pyqtgraph and huggingface_hub
     "scipy", "pandas", "numba", "cupy", "OpenGL", "PIL", "h5py", "gradio", "rich", "typer", "pygments", "colorcet",
     # Qt that we do not use
