@@ -208,6 +208,20 @@ def test_a_matrix_is_known_again_after_quantizing(kind: str, heavy: bool) -> Non
             assert not base_copy._in_ranges(copy, rows_of(matrix, kind))
 
 
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "nf4", "int8"])
+def test_a_group_of_zeros_stands_for_zeros_only(kind: str) -> None:
+    matrix = torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
+    matrix[:, :64] = 0
+    matrix[3] = 0
+    before = matrix.clone()
+    assert base_copy._in_ranges(matrix, rows_of(matrix, kind))
+    assert torch.equal(matrix, before)  # it is the adapter's own memory
+    for rows, columns in ((slice(None), slice(0, 64)), (slice(3, 4), slice(None))):
+        other = matrix.clone()
+        other[rows, columns] = 0.5
+        assert not base_copy._in_ranges(other, rows_of(matrix, kind))
+
+
 @pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"])
 def test_the_ranges_of_types_that_only_others_can_write(kind: str) -> None:
     """What stands nearest to the codes is accepted, what stands nearest to their neighbours is not."""
@@ -219,12 +233,12 @@ def test_the_ranges_of_types_that_only_others_can_write(kind: str) -> None:
         raw[..., start : start + 2] = (0.01 + 0.01 * torch.rand(32, 512 // values, 1)).half().view(torch.uint8)
     packed = PackedMatrix(raw.view(32, -1), kind, 32, 512)
     own = dequantize(packed.raw, kind, 32, 512)
-    part = next(base_copy._gguf_rows(packed))
-    torch.testing.assert_close(part.level * part.scale + part.zero, own)
-    place = torch.searchsorted(part.levels, part.level.contiguous())
-    up = (part.levels.diff()[place.clamp(max=len(part.levels) - 2)] * part.scale).abs() * part.scale.sign()
-    near = torch.where(place < len(part.levels) - 1, 0.45 * up, 0.0)
-    far = torch.where(place < len(part.levels) - 1, 0.6 * up, 2 * up)
+    (part,) = base_copy._gguf_rows(packed)
+    place, last = part.place.long(), len(part.levels) - 1
+    torch.testing.assert_close(part.levels[place] * part.scale + part.zero, own)
+    up = part.levels.diff()[place.clamp(max=last - 1)] * part.scale
+    near = torch.where(place < last, 0.45 * up, 0.0)
+    far = torch.where(place < last, 0.6 * up, 2 * up)
     assert base_copy._in_ranges(own + near, base_copy._gguf_rows(packed))
     assert not base_copy._in_ranges(own + far, base_copy._gguf_rows(packed))
 

@@ -16,34 +16,35 @@ from loradesk_engine.formats.bnb import TABLES, EightBitMatrix, FourBitMatrix, s
 from loradesk_engine.model.base import BaseSource
 from loradesk_engine.model.bnb import NESTED, plain_scales
 from loradesk_engine.model.dequantize import QUANTIZATIONS, code_bits, codes
-from loradesk_engine.model.linear import Linear, row_slices
+from loradesk_engine.model.linear import Linear
 from loradesk_engine.model.quantized import GgufWeights, PackedMatrix
 from loradesk_engine.ordering.modules import OUTPUT_LAYER
 
 STRAY_SHARE = 0.02  # of a row's numbers: quantizers that fit scales to the codes leave some nearer to another code
 GAP_SLACK = 0.05  # of the distance between two codes
 TINY = 2**-10  # of a row's size: differences that no quantizer of eight bits and less keeps apart
+SLICE_VALUES = 2**17
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of a quantized matrix: number = level * scale + zero. All float32 [count, columns] or alike by
-    broadcasting.
+    """Some rows of a quantized matrix: number = level * scale + zero. All float32 [count, columns], or [count, 1] where
+    they are alike in a row.
 
     Attributes:
         levels: the numbers that codes stand for, sorted, [levels].
-        level: of each number.
+        place: of each number's level among them, whole numbers.
         scale_error: how far the scale may be off the one that the codes were chosen with.
     """
 
     rows: slice
     levels: Tensor
-    level: Tensor
+    place: Tensor
     scale: Tensor
     zero: Tensor | float
-    scale_error: Tensor | float = 0.0
+    scale_error: Tensor | None
 
 
 def is_copy(copy: Tensor, linear: Linear, part: str, base: BaseSource) -> bool:
@@ -93,69 +94,81 @@ def _in_ranges(copy: Tensor, parts: Iterator[_Rows]) -> bool:
     """Whether the numbers of a copy [out, in] are those that the codes were chosen for."""
     kind = torch.finfo(copy.dtype)
     for part in parts:
-        numbers = copy[part.rows].float()
-        own = part.level * part.scale + part.zero
+        numbers, place = copy[part.rows].float(), part.place.int()
         gaps = part.levels.diff()
         # the outermost codes may stand for more: quantizers cut off what lies beyond them
         below, above = torch.cat([gaps[:1], gaps / 2]), torch.cat([gaps / 2, gaps[-1:]])
-        place = torch.searchsorted(part.levels, part.level.contiguous())
-        size = part.scale.abs()
-        slack = (
-            GAP_SLACK * torch.minimum(below, above)[place] * size
-            + part.level.abs() * part.scale_error
-            + TINY * own.square().mean(-1, keepdim=True).sqrt()
-            + kind.eps / 2 * (numbers.abs() + kind.smallest_normal)
-        )
-        off = (numbers - own) * part.scale.sign()
-        inside = (off >= -(below[place] * size + slack)) & (off <= above[place] * size + slack)
-        flat = part.scale == 0  # a group without a scale says nothing but that its numbers are small or alike
-        stray = ~(inside | (flat & ((numbers - own).abs() <= slack)))
-        if (stray.float().mean(-1) > STRAY_SHARE).any():
+        allowed = GAP_SLACK * torch.minimum(below, above)
+        level, size = _chosen(part.levels, place), part.scale.abs()
+        own = (level * part.scale).add_(part.zero)
+        slack = (numbers.abs() + kind.smallest_normal).mul_(kind.eps / 2)
+        slack += TINY * own.square().mean(-1, keepdim=True).sqrt()
+        if part.scale_error is not None:
+            slack += level.abs_().mul_(part.scale_error)
+        off = (numbers - own).mul_(torch.where(part.scale < 0, -1.0, 1.0))  # numbers may be the copy's own memory
+        lowest = _chosen(below + allowed, place).mul_(size).add_(slack).neg_()
+        highest = _chosen(above + allowed, place).mul_(size).add_(slack)
+        # asked this way round: what is no number is not inside
+        inside = (off >= lowest).logical_and_(off <= highest)
+        if (inside.logical_not_().sum(-1) > STRAY_SHARE * copy.shape[1]).any():
             return False
     return True
+
+
+def _chosen(table: Tensor, place: Tensor) -> Tensor:
+    """The table's numbers at these places, of the places' shape."""
+    return table.index_select(0, place.flatten()).view(place.shape)
 
 
 def _gguf_rows(packed: PackedMatrix) -> Iterator[_Rows]:
     kind = QUANTIZATIONS[packed.type]
     count = 2 ** code_bits(packed.type)
     levels = torch.tensor(IQ4_NL) if packed.type == "IQ4_NL" else torch.arange(count) + kind.lowest
-    for rows in row_slices(packed.rows, packed.columns):
+    for rows in _slices(packed.rows, packed.columns):
         part = codes(packed.raw[rows], packed.type, rows.stop - rows.start, packed.columns)
-        scale = part.scale.t().repeat_interleave(kind.group, dim=1)
+        scale, code = part.scale.t().repeat_interleave(kind.group, dim=1), part.values.t()
         yield _Rows(
             rows,
             levels.float(),
-            part.values.t().float() + part.lowest,
+            # the codes of IQ4_NL are the levels already, from 0 on
+            code if packed.type != "IQ4_NL" else torch.searchsorted(levels, code.contiguous().long() + kind.lowest),
             scale,
             0.0 if part.zero is None else part.zero.t().repeat_interleave(kind.group, dim=1),
-            _half_error(scale) if kind.half else 0.0,
+            _half_error(scale) if kind.half else None,
         )
 
 
 def _four_bit_rows(matrix: FourBitMatrix) -> Iterator[_Rows]:
     table = torch.tensor(TABLES[matrix.kind])
     packed, scales, errors = matrix.packed.reshape(-1).view(torch.uint8), plain_scales(matrix), _scale_errors(matrix)
-    columns = matrix.shape[1]
-    for rows in row_slices(*matrix.shape):
-        places = torch.arange(rows.start * columns, rows.stop * columns)
-        pairs, blocks = packed[places // 2], places // matrix.blocksize
-        code = torch.where(places % 2 == 0, pairs >> 4, pairs & 15)
+    columns, levels = matrix.shape[1], torch.tensor(sorted({*TABLES[matrix.kind]}))
+    places = torch.searchsorted(levels, table).int()  # of the codes
+    for rows in _slices(*matrix.shape):
+        numbers = torch.arange(rows.start * columns, rows.stop * columns)
+        pairs, blocks = packed[numbers // 2], numbers // matrix.blocksize
+        code = torch.where(numbers % 2 == 0, pairs >> 4, pairs & 15)
         yield _Rows(
             rows,
-            torch.tensor(sorted({*TABLES[matrix.kind]})),
-            table[code.long()].view(-1, columns),
-            scales[blocks].view(-1, columns),
+            levels,
+            _chosen(places, code.int()).view(-1, columns),
+            _chosen(scales, blocks).view(-1, columns),
             0.0,
-            0.0 if errors is None else errors[blocks].view(-1, columns),
+            None if errors is None else _chosen(errors, blocks).view(-1, columns),
         )
 
 
 def _eight_bit_rows(matrix: EightBitMatrix) -> Iterator[_Rows]:
     levels = torch.arange(-127, 128).float()
-    for rows in row_slices(*matrix.shape):
+    for rows in _slices(*matrix.shape):
         scale = (matrix.scales[rows].float() / 127)[:, None]
         # bitsandbytes makes it of float16 numbers, so that the scale is one
-        yield _Rows(rows, levels, matrix.values[rows].float().clamp(-127, 127), scale, 0.0, _half_error(scale))
+        yield _Rows(rows, levels, matrix.values[rows].clamp(-127, 127).int() + 127, scale, 0.0, _half_error(scale))
+
+
+def _slices(rows: int, columns: int) -> Iterator[slice]:
+    """Rows that are compared at once: few enough that all of it stays in the processor's caches."""
+    step = max(1, SLICE_VALUES // columns)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _half_error(numbers: Tensor) -> Tensor:
