@@ -21,6 +21,7 @@ from loradesk_engine.model.batch import Batch, Segment
 PROMPT = 96
 NEW = 32
 TOP = 20
+NOISE = 2e-6  # a few roundings of float32, in which either of the two may be luckier
 SIZE = {
     "hidden_size": 512,
     "intermediate_size": 1024,
@@ -116,7 +117,7 @@ def test_it_is_as_near_to_float64_as_transformers(made: tuple[Case, Path], dtype
     rounded = theirs(folder, getattr(torch, dtype), adapters=adapters)(ids).logits[0]
 
     prefill, own = error(prefilled(engine, ids[0], weights), exact), error(rounded, exact)
-    assert prefill <= 2 * own, f"{case.name}: prefill {prefill:.5f}, transformers {own:.5f}"
+    assert prefill <= max(2 * own, NOISE), f"{case.name}: prefill {prefill:.5f}, transformers {own:.5f}"
 
     # Cached decoding, through graphs where there are any: the likeliest tokens' log-probabilities of each step
     steps = slice(PROMPT - 1, PROMPT + NEW - 1)
@@ -126,7 +127,7 @@ def test_it_is_as_near_to_float64_as_transformers(made: tuple[Case, Path], dtype
     decode = float((found - expected.gather(1, chosen)).square().mean().sqrt())
     own = float((other - expected).gather(1, chosen).square().mean().sqrt())
     print(f"{case.name:12} {dtype} prefill {prefill:.5f}  decode {decode:.5f}  transformers decode {own:.5f}")
-    assert decode <= 2 * own, f"{case.name}: decode {decode:.5f}, transformers {own:.5f}"
+    assert decode <= max(2 * own, NOISE), f"{case.name}: decode {decode:.5f}, transformers {own:.5f}"
 
 
 def prefilled(engine: EngineCore, ids: torch.Tensor, weights: dict[str, float] | None) -> torch.Tensor:
