@@ -5,6 +5,7 @@ Not thread-safe and never blocking on anybody: the worker thread owns it.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
@@ -434,7 +435,8 @@ class EngineCore:
         taken = [(sequence, token, part.logits) for (sequence, part), token in zip(drawn_for, tokens, strict=True)]
         go_on = [self._take(sequence, token) for sequence, token, _ in taken]
         if all(go_on) and not keep_logits and not self._scheduler.waiting:
-            self._runner.start(self._scheduler.plan())
+            with contextlib.suppress(RuntimeError, MemoryError):  # that step meets the same, and fails its requests
+                self._runner.start(self._scheduler.plan())
         for sequence, token, logits in taken:
             events += self._tell(sequence, token, logits)
         return events

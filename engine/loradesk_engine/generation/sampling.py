@@ -13,6 +13,7 @@ from torch import Tensor
 from loradesk_engine.commands import Sampling
 from loradesk_engine.events import TokenLogprob
 
+FIRST_LOOK = 1024  # tokens among which top-p looks first
 LEAST_TEMPERATURE = 1e-5  # logits divided by less may leave float32
 
 
@@ -47,11 +48,23 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Drop the tail behind the smallest set of likeliest tokens whose probability reaches p; one token always stays."""
-    ordered, order = torch.sort(logits, descending=True, stable=True)
-    probabilities = torch.softmax(ordered, dim=-1)
-    drop = probabilities.cumsum(-1) - probabilities >= p
-    drop[0] = False  # also where p is so small that it is 0 in float32
-    return logits.masked_fill(torch.zeros_like(drop).scatter(0, order, drop), -torch.inf)
+    ordered, order = _likeliest_first(logits, p)
+    probabilities = torch.exp(ordered - torch.logsumexp(logits, dim=-1))
+    keep = probabilities.cumsum(-1) - probabilities < p
+    keep[0] = True  # also where p is so small that it is 0 in float32
+    kept = torch.where(keep, ordered, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter(0, order, kept)
+
+
+def _likeliest_first(logits: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """Logits and their tokens, the largest first; on the CPU, where sorting a vocabulary takes as long as a token of a
+    small model, only as many as surely reach the probability p.
+    """
+    if logits.device.type == "cpu" and len(logits) > FIRST_LOOK:
+        ordered, order = torch.topk(logits, FIRST_LOOK)
+        if torch.exp(ordered - torch.logsumexp(logits, dim=-1)).sum() > p:
+            return ordered, order
+    return torch.sort(logits, descending=True, stable=True)
 
 
 def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
@@ -92,9 +105,20 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     if sampling.min_p:
         logits = keep_min_p(logits, sampling.min_p)
     probabilities = torch.softmax(logits, dim=-1)
+    if probabilities.device.type == "cpu":
+        return _at_random_height(probabilities, generator)
     # what torch.multinomial does for one sample, without its check of the sum, which ends the process on CUDA
     waits = torch.empty_like(probabilities).exponential_(generator=generator)
     return likeliest(probabilities / waits)
+
+
+def _at_random_height(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """The token that a random height in the stack of all probabilities belongs to: one random number instead of one for
+    each token of the vocabulary, which take a CPU most of a millisecond.
+    """
+    stack = probabilities.double().cumsum(-1)
+    height = torch.rand((), generator=generator, dtype=torch.float64) * stack[-1]
+    return torch.where(stack[-1].isfinite(), torch.searchsorted(stack, height, right=True), -1)
 
 
 def logprob_of(logits: Tensor, token: int, top: int, token_bytes: Callable[[int], bytes]) -> TokenLogprob:
