@@ -45,11 +45,13 @@ def open_file(
     except IsADirectoryError:
         raise error("This is a folder, not a file.", file=path, field=field, remedy="Choose a file.") from None
     except PermissionError:
-        raise error("No permission to read the file.", file=path, field=field, remedy="Change its rights.") from None
+        raise error(
+            "No permission to read the file.", file=path, field=field, remedy="Change its permissions."
+        ) from None
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the path
         reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
         raise error(
-            f"The file cannot be read: {reason}.", file=path, field=field, remedy="Check the file and its rights."
+            f"The file cannot be read: {reason}.", file=path, field=field, remedy="Check the file and its permissions."
         ) from problem
 
 

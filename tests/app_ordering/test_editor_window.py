@@ -263,7 +263,7 @@ def test_files_that_cannot_be_opened_are_explained(window, tmp_path, qtbot, cont
 
 
 def test_a_file_without_permission_to_read_is_explained(window, xlora, qtbot, monkeypatch):
-    def refuse(*_arguments):
+    def refuse(*_arguments, **_options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("loradesk_engine.files.open", refuse, raising=False)

@@ -121,26 +121,26 @@ def test_a_scaling_pass_with_adapters_equals_the_reference(  # type: ignore[no-u
 # --- the configuration and the classifier -----------------------------------------------------------------------------
 
 
+CONTRADICTIONS: list[tuple[dict[str, Any], str, str | None]] = [
+    ({"xlora_depth": 1}, "xlora_depth", "2 linears"),
+    ({"xlora_depth": 5}, "xlora_depth", "2 linears"),
+    ({"xlora_depth": "2"}, "xlora_depth", None),
+    ({"xlora_depth": 0}, "xlora_depth", None),
+    ({"xlora_size": 999}, "xlora_size", "16 outputs"),
+    ({"xlora_size": -1}, "xlora_size", None),
+    ({"use_bias": False}, "use_bias", "a bias"),
+    ({"use_bias": 1}, "use_bias", None),
+]
+RELU = ({"enable_relu_and_dropout": "yes"}, "enable_relu_and_dropout", None)  # PEFT has no such option
+
+
 @pytest.mark.parametrize(
-    ("changes", "field", "tensors"),
-    [
-        ({"xlora_depth": 1}, "xlora_depth", "2 linears"),
-        ({"xlora_depth": 5}, "xlora_depth", "2 linears"),
-        ({"xlora_depth": "2"}, "xlora_depth", None),
-        ({"xlora_depth": 0}, "xlora_depth", None),
-        ({"xlora_size": 999}, "xlora_size", "16 outputs"),
-        ({"xlora_size": -1}, "xlora_size", None),
-        ({"use_bias": False}, "use_bias", "a bias"),
-        ({"use_bias": 1}, "use_bias", None),
-        ({"enable_relu_and_dropout": "yes"}, "enable_relu_and_dropout", None),
-    ],
+    ("form", "changes", "field", "tensors"),
+    [(form, *each) for form in ("xlora", "xlora_peft") for each in CONTRADICTIONS] + [("xlora", *RELU)],
 )
-@pytest.mark.parametrize("form", ["xlora", "xlora_peft"])
 def test_a_configuration_that_contradicts_the_classifier_is_refused(  # type: ignore[no-untyped-def]
     zoo, tmp_path: Path, form: str, changes: dict[str, Any], field: str, tensors: str | None
 ) -> None:
-    if form == "xlora_peft" and field == "enable_relu_and_dropout":
-        pytest.skip("PEFT has no such option")
     checkpoint = edited(getattr(zoo, form), tmp_path / "x", **changes)
     with pytest.raises(AdapterError) as caught:
         read_xlora(checkpoint)

@@ -84,11 +84,23 @@ class ChatTemplate:
             ) from None
 
 
+def _is_rendering(frame: FrameType) -> bool:
+    """Whether this is a template's own code or runs it. What else comes up, such as the end of somebody's generator
+    that is collected just now, must not be interrupted.
+    """
+    module = str(frame.f_globals.get("__name__"))
+    return (
+        frame.f_code.co_filename == "<template>" or module.partition(".")[0] == "jinja2" or module == Sandbox.__module__
+    )
+
+
 def _within_time(produce: Callable[[], str]) -> str:
     """Run it with a clock that is looked at on every line: a loop without output never comes back by itself."""
     deadline = time.monotonic() + MAX_SECONDS
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if not _is_rendering(frame):
+            return None
         if time.monotonic() > deadline:
             raise TooMuch(f"It takes longer than {MAX_SECONDS:g} seconds.")
         return trace
