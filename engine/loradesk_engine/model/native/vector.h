@@ -229,7 +229,7 @@ INLINE void fetch_ahead(const uint8_t *from, int64_t bytes) {
 
 /* Room for `count` floats from the start of a cache line on, where vectors are stored fastest. */
 INLINE float *room_for(size_t count) {
-    size_t bytes = (sizeof(float) * count + 63) / 64 * 64;
+    size_t bytes = (sizeof(float) * count + 64) / 64 * 64; /* never none, which a system may have no place for */
 #if defined(_WIN32)
     float *room = _aligned_malloc(bytes, 64);
 #else
