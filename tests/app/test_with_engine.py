@@ -24,6 +24,7 @@ def real_window(qtbot, make_window):
         window = make_window(worker=EngineWorker())
         with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):
             window.load(settings)
+        window.chat.set_sampling({"temperature": 0.0}, "")  # the same answers every time
         return window
 
     return make

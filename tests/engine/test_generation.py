@@ -447,3 +447,22 @@ def test_chat_uses_the_models_template(zoo) -> None:  # type: ignore[no-untyped-
     engine.tokenizer.template = None
     with pytest.raises(TemplateError, match="no chat template"):
         engine.submit(ChatRequest("chat", (Message("user", "x"),)))
+
+
+def test_a_cache_that_cannot_grow_fails_what_runs_and_nothing_after_it(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    engine, long = lora(zoo), tuple(range(40, 250)) * 2
+    expected, expected_long = ask(engine, tokens=8), ask(lora(zoo), long, tokens=8)
+    grown, calls = engine._runner.cache._grown, itertools.count()
+
+    def refuse(*given):  # type: ignore[no-untyped-def]
+        if next(calls) == 1:
+            raise MemoryError("no room for the values")
+        return grown(*given)
+
+    monkeypatch.setattr(engine._runner.cache, "_grown", refuse)
+    for prompt in (PROMPT, long):
+        engine.submit(request(prompt, tokens=8))
+    events = run(engine)
+    assert sum(isinstance(event, RequestFailed) for event in events) == 2
+    assert ask(engine, tokens=8) == expected
+    assert ask(engine, long, tokens=8) == expected_long

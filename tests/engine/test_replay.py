@@ -6,15 +6,17 @@ That real graphs compute the same is what test_generation.py shows where there i
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
-from loradesk_engine.commands import CompletionRequest, Sampling
+from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
 from loradesk_engine.events import TokensGenerated
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.generation.runner import Runner
 from loradesk_engine.generation.sampling import likeliest
+from loradesk_engine.generation.scheduler import Chunk
 from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
 
@@ -130,3 +132,20 @@ def test_steps_that_were_started_too_early_change_nothing(zoo, frozen_after: int
     engine._runner._graphs = graphs
     assert eventful(engine) == eventful(EngineCore.load(settings))
     assert graphs.sizes
+
+
+def test_a_graph_of_a_cache_that_moved_is_not_replayed(zoo, monkeypatch) -> None:
+    settings = LoadSettings(base=str(zoo.base), dtype="float32", device="cpu")
+    engine = EngineCore.load(settings)
+    runner = engine._runner
+    runner._graphs = EagerGraphs(runner)
+    engine.submit(CompletionRequest("r", tuple(range(40, 52)), Sampling(max_tokens=12, ignore_end=True)))
+    for _ in range(3):
+        engine.step()
+    last = runner._replayed
+    assert last is not None
+    # as on a GPU: the next step was started from the same graph, and then the cache grows
+    runner._started = replace(last, chunks=[Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks])
+    monkeypatch.setattr(runner.cache, "reserve", lambda slots, positions: True)
+    engine.step()
+    assert runner._replayed is None

@@ -5,7 +5,6 @@ Not thread-safe and never blocking on anybody: the worker thread owns it.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 import time
@@ -168,9 +167,11 @@ class EngineCore:
         to costs nothing.)
         """
         sequences = min(IDLE_SLOTS, self._scheduler.max_sequences)
-        held = estimate_cache(self.decoder.config, self.decoder.dtype, GROWTH) // GROWTH  # by a position
-        most = int(free_memory(self.decoder.device) * CACHE_SHARE) // (sequences * held)
-        self._runner.prepare(sequences, max(1, min(self.context // sequences, most)))
+        held = estimate_cache(self.decoder.config, self.decoder.dtype, GROWTH) // GROWTH * self._runner.slots_each
+        most = int(free_memory(self.decoder.device) * CACHE_SHARE) // held  # positions
+        if most < sequences * GROWTH:
+            sequences = 1
+        self._runner.prepare(sequences, max(1, min(self.context, most) // sequences))
 
     def shares_base(self, source: BaseSource, context: int, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether a load of this base, with this engine as `previous`, takes its weights over."""
@@ -426,7 +427,7 @@ class EngineCore:
             keep_logits = any(chunk.sequence.sampling.logprobs is not None for chunk in chunks)
             tokens = self._runner.read(drawn, keep_logits=keep_logits)
         except (RuntimeError, MemoryError) as problem:  # out of memory above all; the model itself is unharmed
-            return events + [self._fail(chunk.sequence, problem) for chunk in chunks]
+            return events + self._start_over(problem)
         for chunk in chunks:
             self._scheduler.computed(chunk)
         drawn_for = [
@@ -435,8 +436,10 @@ class EngineCore:
         taken = [(sequence, token, part.logits) for (sequence, part), token in zip(drawn_for, tokens, strict=True)]
         go_on = [self._take(sequence, token) for sequence, token, _ in taken]
         if all(go_on) and not keep_logits and not self._scheduler.waiting:
-            with contextlib.suppress(RuntimeError, MemoryError):  # that step meets the same, and fails its requests
+            try:
                 self._runner.start(self._scheduler.plan())
+            except (RuntimeError, MemoryError) as problem:
+                return events + self._start_over(problem)
         for sequence, token, logits in taken:
             events += self._tell(sequence, token, logits)
         return events
@@ -531,6 +534,13 @@ class EngineCore:
     def _fail(self, sequence: Sequence, problem: Exception) -> RequestFailed:
         self._scheduler.release(sequence, key=None)
         return RequestFailed(sequence.request_id, Problem.of(problem))
+
+    def _start_over(self, problem: Exception) -> list[Event]:
+        """Fail all that run, after a step that was broken off: the cache may hold anything, so all of it goes."""
+        failed: list[Event] = [self._fail(sequence, problem) for sequence in tuple(self._scheduler.running)]
+        self._scheduler.forget()
+        self._runner.forget()
+        return failed
 
     def end_all(self, problem: Exception) -> list[Event]:
         """Fail every request, because the model goes away."""

@@ -81,6 +81,7 @@ class DecodeGraph:
         # another thread may load a model meanwhile; its allocations are no part of this
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), kernels.used(self._kernels):
             self.logits, self.best, self.predicted = self._compute()
+        self._tables = self._decoder.rope_tables  # another engine of this base may make longer ones
         return graph
 
     def _compute(self) -> tuple[Tensor, Tensor, Tensor | None]:

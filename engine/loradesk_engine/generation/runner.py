@@ -172,6 +172,11 @@ class Runner:
             # (else torch does the products on its own threads, and those of the kernels would get in their way)
             self._kernels = kernels.step_kernels(decoder.device, decoder.dtype)
 
+    @property
+    def slots_each(self) -> int:
+        """Slots of the cache that a sequence has."""
+        return self._slots_each
+
     @torch.inference_mode()
     def prepare(self, sequences: int, positions: int) -> None:
         """Make room in the cache, and compile and capture what the first tokens need, so that they do not wait for it.
@@ -203,14 +208,15 @@ class Runner:
     def run(self, chunks: Many[Chunk]) -> list[Prediction | None]:
         """Compute what `begin` gave. Predicts what follows each chunk that reaches the end of its sequence."""
         self._new_guesses.clear()
-        self._reserve([*chunks, *self._behind])
+        moved = self._reserve([*chunks, *self._behind])
         scalings = self._scalings(chunks)
         started, self._started, self._replayed = self._started, None, None
         step = None if started is None or self._behind else started.part(chunks, scalings)
         if step is None:
             step = self._step(chunks, scalings)
         self._behind = []
-        if step.passed.graph is not None and self._knows_next_scalings(step):
+        # (what was started before the cache moved is right, but its graph reads where the cache was)
+        if step.passed.graph is not None and not (moved and step is started) and self._knows_next_scalings(step):
             self._replayed = step
         for chunk in chunks:
             if chunk.sequence.xlora is not None:
@@ -314,11 +320,12 @@ class Runner:
     def _slot(self, sequence: Sequence, kind: int) -> int:
         return self._slots_each * (sequence.slot or 0) + kind
 
-    def _reserve(self, chunks: Many[Chunk]) -> None:
+    def _reserve(self, chunks: Many[Chunk]) -> bool:
+        """Make room in the cache. Returns whether it lies elsewhere now."""
         slots = max((chunk.sequence.slot or 0) + 1 for chunk in chunks) * self._slots_each
         # one position more than the sequence has: the scaling row of the guess
         positions = max(chunk.start + chunk.length for chunk in chunks) + 1
-        self.cache.reserve(slots, positions)
+        return self.cache.reserve(slots, positions)
 
     # --- scalings -----------------------------------------------------------------------------------------------------
 
@@ -424,6 +431,13 @@ class Runner:
             values = [state.weights.get(adapter.name, 0.0) for adapter in self.mixture.adapters]
             self._weights[state.key] = torch.tensor(values, device=self.decoder.device)[None, None]
         return self._weights[state.key]
+
+    def forget(self) -> None:
+        """Let go of the cache and what reads it."""
+        self.cache.clear()
+        self._started = self._replayed = None
+        if self._graphs is not None:
+            self._graphs.clear()
 
     def adapters_changed(self) -> None:
         """The mixture has other adapters now: let go of what was made for the old ones."""

@@ -32,19 +32,34 @@ class KVCache:
         """Memory that is reserved."""
         return sum(tensor.nbytes for tensor in self.keys) * 2
 
-    def reserve(self, slots: int, positions: int) -> None:
-        """Make room for `slots` sequences of `positions` tokens; what is there stays."""
+    def reserve(self, slots: int, positions: int) -> bool:
+        """Make room for `slots` sequences of `positions` tokens; what is there stays. Returns whether it lies elsewhere
+        now.
+
+        Raises:
+            RuntimeError, MemoryError: there is no memory for it. The cache is empty then.
+        """
         if slots <= self.slots and positions <= self.capacity:
-            return
+            return False
         slots = max(slots, self.slots)
         if positions > self.capacity:  # at least half as much again, so that growth costs little a token
             wanted = max(positions, self.capacity + self.capacity // 2)
             capacity = -(-wanted // GROWTH) * GROWTH
         else:
             capacity = self.capacity
-        self.keys = self._grown(self.keys, slots, capacity)
-        self.values = self._grown(self.values, slots, capacity)
+        try:
+            self.keys = self._grown(self.keys, slots, capacity)
+            self.values = self._grown(self.values, slots, capacity)
+        except BaseException:  # some layers are let go of already
+            self.clear()
+            raise
         self.slots, self.capacity = slots, capacity
+        return True
+
+    def clear(self) -> None:
+        """Let go of all memory."""
+        self.keys, self.values = [], []
+        self.slots = self.capacity = 0
 
     def _grown(self, old: list[Tensor], slots: int, capacity: int) -> list[Tensor]:
         shape = (slots, self.config.num_kv_heads, capacity, self.config.head_dim)

@@ -142,6 +142,11 @@ class Decoder:
         self._rope.reserve(positions)
         self._local_rope.reserve(positions)
 
+    @property
+    def rope_tables(self) -> tuple[Tensor, ...]:
+        """What the rotations read at the moment."""
+        return (*self._rope.tables, *self._local_rope.tables)
+
     def _qkv(self, layer: Layer, x: Tensor, delta: Delta | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [rows, heads, head_dim], keys and values [rows, kv_heads, head_dim]."""
         parts = layer.qkv(x, delta).split(self._qkv_sizes, dim=-1)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from loradesk_engine.model.linear import row_slices
 SLICE_VALUES = 64 * 2**20  # that are floats at once: 128 MiB, and few launches
 TRIAL_ROWS = 160  # more than a program of the kernels has outputs
 TRIAL_ERRORS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # by the largest value
-_TRIED: dict[tuple[object, ...], bool] = {}  # by device, form of the matrix, type and count of rows
+_TRIED: dict[tuple[object, ...], bool] = {}  # by device, form of the matrix, type, rows and shares
 
 
 def planes_nbytes(type: str, rows: int, columns: int) -> int:
@@ -126,19 +126,20 @@ class PlaneMatrix:
         device = self.codes.device
         if not kernels.usable(device):
             return False
-        from loradesk_engine.model.kernels.quantized import padded
+        from loradesk_engine.model.kernels.quantized import padded, shares_of
 
-        trial = (device, *self._form(), dtype, padded(count, self) if count else 0)
+        shares = shares_of(count, self, dtype) if count else 0
+        trial = (device, *self._form(), dtype, padded(count, self) if count else 0, shares)
         if trial not in _TRIED:
             zero = None if self.zero is None else self.zero[:TRIAL_ROWS]
             some = PlaneMatrix(self.codes[:TRIAL_ROWS], self.scale[:TRIAL_ROWS], zero, self.columns, self.lowest)
             try:
-                _TRIED[trial] = some._agrees(count, dtype)
+                _TRIED[trial] = some._agrees(count, dtype, shares)
             except Exception:  # Triton's own, for a GPU it cannot compile this for
                 _TRIED[trial] = False
         return _TRIED[trial]
 
-    def _agrees(self, count: int, dtype: torch.dtype) -> bool:
+    def _agrees(self, count: int, dtype: torch.dtype, shares: int) -> bool:
         from loradesk_engine.model.kernels.quantized import floats, multiply
 
         expected = self._floats(slice(None), torch.float32)
@@ -146,7 +147,7 @@ class PlaneMatrix:
             found = floats(self, slice(None), dtype)
         else:
             x = torch.arange(count * self.columns, device=self.codes.device).sin().view(count, -1).to(dtype)
-            expected, found = F.linear(x.float(), expected), multiply(x, self)
+            expected, found = F.linear(x.float(), expected), multiply(x, self, shares)
         error = (found.float() - expected).abs().max()
         return bool(error <= TRIAL_ERRORS[dtype] * expected.abs().max())
 

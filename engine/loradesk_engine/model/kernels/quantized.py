@@ -124,12 +124,26 @@ def padded(count: int, matrix: Planes) -> int:
     return 1 if count == 1 and not matrix.in_nibbles else max(16, int(triton.next_power_of_2(count)))
 
 
-def multiply(x: Tensor, matrix: Planes) -> Tensor:
+def shares_of(count: int, matrix: Planes, dtype: torch.dtype) -> int:
+    """Shares that a product with so many rows is computed in; the kernel of one share is another one."""
+    blocks = triton.cdiv(matrix.rows, _tile(padded(count, matrix), matrix, dtype)[0])
+    return SHARES if blocks < BUSY else 1
+
+
+def _tile(block: int, matrix: Planes, dtype: torch.dtype) -> tuple[int, int]:
+    """Outputs and columns that a program has at once: those that were quickest on an H100 for Q4_K and Q6_K."""
+    if dtype == torch.float32:
+        return 32, 64  # twice the bytes in a multiprocessor's memory
+    if block == 16:
+        return 64, 256 if matrix.in_nibbles else 128
+    return 128, 128
+
+
+def multiply(x: Tensor, matrix: Planes, shares: int | None = None) -> Tensor:
     """x times the transposed matrix, summed up in float32.
 
-    The sizes of the tiles are those that were quickest on an H100 for Q4_K and Q6_K.
-
     x: [count, columns], its columns side by side, at most `kernels.MAX_ROWS` rows -> [count, rows] of x's type
+    shares: other than `shares_of`'s, to try a kernel on a small matrix.
     """
     count, rows, groups = x.shape[0], matrix.rows, matrix.columns // matrix.group
     y = torch.empty((count, rows), dtype=x.dtype, device=x.device)
@@ -142,12 +156,10 @@ def multiply(x: Tensor, matrix: Planes) -> Tensor:
             matrix.group, matrix.lowest, matrix.zero is not None, outputs, at_once, num_warps=2,
         )  # fmt: skip
         return y
-    outputs, columns = (64, 256 if matrix.in_nibbles else 128) if block == 16 else (128, 128)
-    if x.dtype == torch.float32:
-        outputs, columns = 32, 64  # twice the bytes in a multiprocessor's memory
+    outputs, columns = _tile(block, matrix, x.dtype)
     at_once = columns // matrix.group
     blocks = triton.cdiv(rows, outputs)
-    shares = SHARES if blocks < BUSY else 1
+    shares = shares_of(count, matrix, x.dtype) if shares is None else shares
     share = triton.cdiv(triton.cdiv(groups, shares), at_once) * at_once
     sums = y if shares == 1 else torch.empty((shares, count, rows), dtype=torch.float32, device=x.device)
     _multiply[(blocks, shares)](
