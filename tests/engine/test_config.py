@@ -295,6 +295,32 @@ def test_what_is_not_known_is_refused_by_name(family: str, values: dict[str, Any
     assert (caught.value.file, caught.value.field) == ("config.json", field)
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+PHI3 = {"hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "field"),
+    [
+        ("phi3", {**PHI3, "original_max_position_embeddings": 1, "rope_scaling": {"type": "longrope", **LONG}},
+         "original_max_position_embeddings"),
+        ("phi", {"partial_rotary_factor": 1e308}, "partial_rotary_factor"),
+        ("phi", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1e308}}, "partial_rotary_factor"),
+        ("phi3", {"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+        ("llama", {"rope_theta": 1, "rope_scaling": YARN}, "rope_theta"),
+        ("llama", {"rope_parameters": {**YARN, "rope_theta": 0.5}}, "rope_theta"),
+        ("gemma3_text", {"rope_local_base_freq": 1}, "rope_local_base_freq"),
+        *[("llama", {"rope_scaling": {**YARN, key: value}}, key)
+          for key in ("beta_fast", "beta_slow") for value in (1e-320, 1e-9, 1e9, 1.7e308)],
+    ],
+)  # fmt: skip
+def test_numbers_that_no_rope_can_be_made_of_are_refused(family: str, values: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        inverse_frequencies(as_engine(family, values).rope, 64)
+    assert (caught.value.file, caught.value.field) == ("config.json", field)
+    assert caught.value.remedy
+
+
 def test_scaling_of_longrope_counts_from_the_classes_own_context() -> None:
     """Phi-3's class has 4,096 where the config says it only inside the rope's parameters."""
     scaling = {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}

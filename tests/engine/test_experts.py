@@ -191,6 +191,10 @@ def with_tensors(folder: Path, **changes: torch.Tensor) -> None:
          f"{EXPERTS}.lora_A.weight", "no matrices"),
         (lambda f: edited(f, use_dora=True), "model.layers.0.mlp.experts.gate_up_proj", "use_dora"),
         (lambda f: edited(f, lora_bias=True), "model.layers.0.mlp.experts.gate_up_proj", "lora_bias"),
+        (lambda f: save_file({**load_file(f / WEIGHTS), f"{EXPERTS}.lora_B.bias": torch.ones(64)}, f / WEIGHTS),
+         "model.layers.0.mlp.experts.down_proj", "lora_bias"),
+        (lambda f: save_file({**load_file(f / WEIGHTS), f"{EXPERTS}.lora_magnitude_vector": torch.ones(64)},
+                             f / WEIGHTS), "model.layers.0.mlp.experts.down_proj", "use_dora"),
         (lambda f: save_file({**load_file(f / WEIGHTS),
                               "base_model.model.model.layers.0.block_sparse_moe.experts.0.w2.lora_A.weight":
                                   torch.ones(4, 64),

@@ -15,12 +15,13 @@ from support import gguf_files, tiny
 
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.errors import ConfigError, FileFormatError, LoradeskError
-from loradesk_engine.formats.gguf import read_gguf
+from loradesk_engine.formats.gguf import GgufTensor, read_gguf
 from loradesk_engine.formats.gguf_config import SAME, WITHOUT_EFFECT
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.batch import Batch, Segment
+from loradesk_engine.model.quantized import GgufWeights
 
 IDS = torch.randint(0, 256, (80,), generator=torch.Generator().manual_seed(4))
 SHORT, LONG = [1.0 + 0.1 * pair for pair in range(8)], [1.0 + pair for pair in range(8)]
@@ -244,6 +245,41 @@ def test_a_stretch_beside_divisors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_base(tmp_path / "m.gguf")
     assert caught.value.field == "llama.rope.scaling.factor"
+
+
+def test_a_context_that_longrope_cannot_count_from_is_refused(tmp_path: Path) -> None:
+    keys = {"rope__scaling__original_context_length": 1}
+    write(Case("Phi3", {}, keys, longrope(8)), tmp_path / "m.gguf")
+    with pytest.raises(ConfigError) as caught:
+        read_base(tmp_path / "m.gguf")
+    assert caught.value.field == "phi3.rope.scaling.original_context_length"
+    assert (caught.value.file, bool(caught.value.remedy)) == (str(tmp_path / "m.gguf"), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shape", "nbytes"),
+    [
+        ("blk.0.attn_q.bias", "Q8_0", (64,), 68),
+        ("blk.0.attn_k.bias", "Q8_0", (32,), 34),
+        ("blk.0.attn_q.bias", "F32", (), 4),
+        ("blk.0.attn_k.bias", "F32", (1, 32), 128),
+        ("blk.0.attn_q.bias", "I32", (64,), 256),
+        ("output_norm.weight", "F64", (), 8),
+        ("output_norm.weight", "I32", (), 4),
+        ("blk.1.ffn_norm.weight", "F32", (), 4),
+    ],
+)
+def test_tensors_of_no_use_in_their_place_are_refused(
+    plain: dict[str, Path], name: str, kind: str, shape: tuple[int, ...], nbytes: int
+) -> None:
+    file = read_gguf(plain["llama"])
+    start = file.tensors["token_embd.weight"].start
+    tensors = {**file.tensors, name: GgufTensor(name, kind, shape, start, nbytes)}
+    object.__setattr__(file, "tensors", MappingProxyType(tensors))
+    with pytest.raises(FileFormatError) as caught:
+        dict(GgufWeights(GgufModel(file)))
+    assert (caught.value.file, caught.value.field) == (str(plain["llama"]), name)
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -1,6 +1,6 @@
 """The runner's way through captured graphs, on any machine: these graphs compute eagerly.
 
-That real graphs compute the same is what test_generation.py shows where there is a GPU.
+That real graphs compute the same is what tests/engine/cuda/test_graphs.py shows where there is a GPU.
 """
 
 from __future__ import annotations

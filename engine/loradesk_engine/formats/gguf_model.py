@@ -40,6 +40,8 @@ OTHERWISE: Mapping[str, Mapping[str, str]] = {
     "gemma2": _GEMMA,
     "gemma3": _GEMMA,
 }
+PLAIN = ("F32", "F16", "BF16")
+"""Types of which a row can be cut anywhere."""
 EXPERTS = {"ffn_gate_exps": "w1", "ffn_down_exps": "w2", "ffn_up_exps": "w3"}
 
 
@@ -129,6 +131,12 @@ class GgufModel:
                 continue
             stem, _, kind = tensor.name.rpartition(".")
             block, number, part = (*stem.split(".", 2), "", "")[:3]
+            if not tensor.shape:
+                raise self._malformed(tensor, "The tensor has no dimensions.")
+            reordered = self._architecture == "llama" and part in ("attn_q", "attn_k") and kind == "bias"
+            if reordered and (tensor.type not in PLAIN or len(tensor.shape) != 1):
+                problem = f"A vector of {', '.join(PLAIN)} is expected, not {tensor.type} {list(tensor.shape)}."
+                raise self._malformed(tensor, problem)
             if stem in OUTER:
                 yield f"{OUTER[stem]}.{kind}", (tensor, None)
                 continue
@@ -156,9 +164,9 @@ class GgufModel:
     def _not_part(self, tensor: GgufTensor) -> FileFormatError:
         layers, experts = self.config.num_layers, self.config.experts
         size = f"{layers} layers and {experts} experts" if experts else f"{layers} layers"
-        return FileFormatError(
-            f"The tensor is not part of the architecture {self._architecture!r} with {size}.",
-            file=self.path,
-            field=tensor.name,
-            remedy="Download or copy the file again.",
+        return self._malformed(
+            tensor, f"The tensor is not part of the architecture {self._architecture!r} with {size}."
         )
+
+    def _malformed(self, tensor: GgufTensor, problem: str) -> FileFormatError:
+        return FileFormatError(problem, file=self.path, field=tensor.name, remedy="Download or copy the file again.")

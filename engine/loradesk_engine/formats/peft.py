@@ -414,8 +414,8 @@ class _Modules:
             raise self.refuse(
                 names["lora_A"], f"{list(a)} and {list(b)} are no matrices of rank {rank} for the experts' {parameter}."
             )
-        for option in ("use_dora", "lora_bias"):
-            if option in self.options or len(names.keys() - {"base_weight", "base_bias"}) > 2:
+        for option, kind in (("use_dora", "magnitude"), ("lora_bias", "lora_bias")):
+            if option in self.options or kind in names:
                 raise self.refuse(parameter, f"Fused experts do not go together with {option}.")
         return [
             LoraModule(

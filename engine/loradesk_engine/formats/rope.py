@@ -10,6 +10,9 @@ from loradesk_engine.formats.fields import Fields
 
 RopeType = Literal["default", "linear", "llama3", "yarn", "longrope"]
 
+BETAS = (1e-3, 1e6)
+"""Turns in the original context that YaRN's ramp may begin or end at; its paper has 1 and 32."""
+
 
 @dataclass(frozen=True)
 class RopeConfig:
@@ -55,7 +58,7 @@ def read_ropes(fields: Fields, family: str, head_dim: int) -> tuple[RopeConfig, 
     scaling = fields.part("rope_scaling")  # the older spelling; where both are there transformers takes it
     if scaling is None or not scaling.values:
         scaling = fields.part("rope_parameters") or Fields({}, fields.file)
-    return _rope(fields, scaling, family, head_dim, fields.positive("rope_theta")), None
+    return _rope(fields, scaling, family, head_dim, "rope_theta"), None
 
 
 def _two_ropes(fields: Fields, family: str, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
@@ -73,13 +76,21 @@ def _two_ropes(fields: Fields, family: str, head_dim: int) -> tuple[RopeConfig, 
     )
     whole = Fields({**whole.values, **scaling.values}, fields.file)
     return (
-        _rope(fields, whole, family, head_dim, fields.positive("rope_theta")),
-        _rope(fields, local, family, head_dim, fields.positive("rope_local_base_freq")),
+        _rope(fields, whole, family, head_dim, "rope_theta"),
+        _rope(fields, local, family, head_dim, "rope_local_base_freq"),
     )
 
 
-def _rope(fields: Fields, part: Fields, family: str, head_dim: int, theta: float) -> RopeConfig:
-    theta = part.positive("rope_theta", theta)
+def _rope(fields: Fields, part: Fields, family: str, head_dim: int, outer: str) -> RopeConfig:
+    """The rope that `part` describes. outer: the config's own key for the base, where `part` has none."""
+    theta = part.positive("rope_theta", fields.positive(outer))
+    if theta <= 1:
+        field_name = outer if part.values.get("rope_theta") is None else "rope_theta"
+        raise fields.refuse(
+            field_name,
+            f"The base of the frequencies is {theta}, not above 1.",
+            "Set the one the model was trained with.",
+        )
     kind = part.values.get("rope_type", part.values.get("type", "default"))
     rotary_dim = _rotary_dim(fields, part, family, head_dim, kind)
     if kind in ("longrope", "su") or (family == "phi3" and kind == "yarn"):  # what Phi-3's first configs call it
@@ -101,7 +112,7 @@ def _rope(fields: Fields, part: Fields, family: str, head_dim: int, theta: float
         return RopeConfig(theta, rotary_dim, "linear", factor)
     original = _original_context(fields, part)
     if kind == "yarn":
-        fast, slow = part.positive("beta_fast", 32.0), part.positive("beta_slow", 1.0)
+        fast, slow = _beta(part, "beta_fast", 32.0), _beta(part, "beta_slow", 1.0)
         truncate = part.boolean("truncate", True)
         attention = part.optional("attention_factor") or _yarn_attention(part, factor)
         return RopeConfig(
@@ -124,6 +135,10 @@ def _rope(fields: Fields, part: Fields, family: str, head_dim: int, theta: float
 def _rotary_dim(fields: Fields, part: Fields, family: str, head_dim: int, kind: object) -> int:
     """How many values of a head are rotated: only Phi's classes look at `partial_rotary_factor`."""
     share = part.positive("partial_rotary_factor", fields.positive("partial_rotary_factor", 1.0))
+    if share > 1 and family in ("phi", "phi3"):
+        raise fields.refuse(
+            "partial_rotary_factor", f"{share} of a head cannot be rotated.", "Set a share above 0 and not above 1."
+        )
     if family not in ("phi", "phi3"):
         if kind != "default" and share != 1:  # transformers makes frequencies for a part, and then cannot rotate it
             raise fields.refuse("partial_rotary_factor", f"{share} of a head with the rope type {kind!r} is not known.")
@@ -138,6 +153,15 @@ def _original_context(fields: Fields, part: Fields) -> int:
     """The context before it was stretched: the config's own key goes before that of the rope, as in transformers."""
     found = part.integer("original_max_position_embeddings", fields.integer("max_position_embeddings"))
     return fields.integer("original_max_position_embeddings", found)
+
+
+def _beta(part: Fields, field: str, default: float) -> float:
+    beta, (low, high) = part.positive(field, default), BETAS
+    if not low <= beta <= high:
+        raise part.refuse(
+            field, f"{beta} is not within {low:g} and {high:g}.", f"Leave it out for the usual {default:g}."
+        )
+    return beta
 
 
 def _yarn_attention(part: Fields, factor: float) -> float:
@@ -166,6 +190,12 @@ def _longrope(fields: Fields, part: Fields, theta: float, rotary_dim: int) -> Ro
     factor = part.optional("factor") or fields.integer("max_position_embeddings") / original
     attention = part.optional("attention_factor")
     if attention is None:
+        if original < 2:
+            raise fields.refuse(
+                "original_max_position_embeddings",
+                f"longrope's attention factor cannot be worked out from an original context of {original}.",
+                "Set the length that the model was trained on before it was stretched.",
+            )
         attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return RopeConfig(
         theta,
