@@ -12,10 +12,7 @@ from loradesk_engine.errors import HubError
 
 def network_errors() -> tuple[type[Exception], ...]:
     """What is raised where nobody answers, or too late."""
-    library = _http()
-    if library.__name__ == "requests":
-        return library.exceptions.ConnectionError, library.exceptions.Timeout
-    return (library.TransportError,)
+    return (_http().TransportError,)
 
 
 @contextmanager
@@ -63,20 +60,14 @@ def hub_errors(repo: str, revision: str | None) -> Iterator[None]:
                 remedy="Give one that is valid and may read this repository (or set HF_TOKEN).",
             ) from None
         raise HubError(f"The hub cannot answer: {problem}", file=repo, remedy="Try again later.") from None
-    except _all_errors() as problem:
+    except _http().HTTPError as problem:
         raise HubError(f"The hub cannot be reached: {problem}", file=repo, remedy="Check the network.") from None
     except OSError as problem:
         raise HubError(f"The download cannot be stored: {problem}.", file=repo) from problem
 
 
-def _all_errors() -> type[Exception]:
-    library = _http()
-    found: type[Exception] = library.RequestException if library.__name__ == "requests" else library.HTTPError
-    return found
-
-
 def _http() -> Any:
-    """What huggingface_hub speaks through: requests before its version 1, then httpx, httpx2 from version 2 on."""
+    """What huggingface_hub speaks through: httpx, or httpx2 from its version 2 on."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # the library's own error is what huggingface_hub's is made from: what else is installed does not tell

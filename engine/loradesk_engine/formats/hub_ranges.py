@@ -13,7 +13,6 @@ from loradesk_engine.errors import HubError
 REQUEST_SECONDS = 10.0  # that the hub may be silent
 ALL_SECONDS = 60.0  # for all parts of a repository together
 MAX_BYTES = 256 * 2**20  # of all parts of a repository together; the headers of 200 shards take 10 MiB
-CHUNK = 2**14
 
 
 class RangeReader:
@@ -81,14 +80,9 @@ def _answer(url: str, headers: dict[str, str]) -> Iterator[tuple[int, Iterator[b
     from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
     session: Any = get_session()
-    if callable(session.stream):  # httpx: huggingface_hub 1 and later; with requests it is a flag
-        opened = session.stream("GET", url, headers=headers, timeout=REQUEST_SECONDS, follow_redirects=True)
-    else:
-        opened = session.get(url, headers=headers, timeout=REQUEST_SECONDS, stream=True)
-    with opened as answer:
+    with session.stream("GET", url, headers=headers, timeout=REQUEST_SECONDS, follow_redirects=True) as answer:
         hf_raise_for_status(answer)
-        chunks = answer.iter_bytes() if hasattr(answer, "iter_bytes") else answer.iter_content(CHUNK)
-        yield _begins(answer), chunks
+        yield _begins(answer), answer.iter_bytes()
 
 
 def _begins(answer: Any) -> int:
