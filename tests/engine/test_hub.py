@@ -9,6 +9,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from support import hub_server
 from support.hub_server import FakeHub
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
@@ -127,6 +128,21 @@ def test_a_file_that_differs_from_the_hubs_hash_is_removed_and_refused(hub: Fake
     hub.damaged.clear()
     folder = resolve_source("people/tiny")
     assert (folder / "model.safetensors").read_bytes() == own
+
+
+def test_a_file_that_was_replaced_on_the_hub_is_checked_like_a_new_one(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    resolve_source("people/tiny")
+    replaced = tmp_path / "replaced"
+    shutil.copytree(hub.repositories["people/tiny"], replaced)
+    weights = replaced / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    monkeypatch.setitem(hub.repositories, "people/tiny", replaced)
+    monkeypatch.setattr(hub_server, "COMMIT", "b" * 40)
+    hub.damaged.add("model.safetensors")
+    with pytest.raises(HubError, match="SHA-256"):
+        resolve_source("people/tiny")
 
 
 def test_a_connection_that_breaks_goes_on_where_it_ended(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def download(source: HubSource, *, revision: str | None, token: str | None, prog
         done = 0
         folder: Path | None = None
         for item in files:
-            path = _fetch(repo, item, revision, token, _share(progress, item.rfilename, done, total))
+            path = _fetch(repo, item, revision, info.sha, token, _share(progress, item.rfilename, done, total))
             parent = path.parents[len(PurePosixPath(item.rfilename).parts) - 1]
             if folder is not None and parent != folder:
                 raise HubError("The repository changed while it was downloaded.", file=repo, remedy="Load it again.")
@@ -221,8 +221,13 @@ def _offer(repo: str, names: list[str]) -> str:
     return f"Choose one: {', '.join(f'{repo}/{name}' for name in names[:LISTED])}{more}."
 
 
-def _fetch(repo: str, item: Any, revision: str | None, token: str | None, report: Callable[[int], None]) -> Path:
-    """One file of a repository, from the cache or from the hub; a fresh one is checked."""
+def _fetch(
+    repo: str, item: Any, revision: str | None, commit: str | None, token: str | None, report: Callable[[int], None]
+) -> Path:
+    """One file of a repository, from the cache or from the hub; a fresh one is checked.
+
+    commit: what the revision is now; the cache may still have what it was.
+    """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     class _Bar(_ProgressBar):
@@ -231,7 +236,7 @@ def _fetch(repo: str, item: Any, revision: str | None, token: str | None, report
     _Bar.report = staticmethod(report)
     report(0)
     name: str = item.rfilename
-    known = isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+    known = isinstance(try_to_load_from_cache(repo, name, revision=commit or revision), str)
     path = Path(hf_hub_download(repo, name, revision=revision, token=token, tqdm_class=_Bar))
     if item.lfs is not None and not known:
         _verify(path, item.lfs.sha256, repo, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,7 @@ MAX_WRITTEN = 4 * MAX_CHARACTERS  # by all expressions: what a template collects
 CONVERSION = re.compile(  # nothing is tried twice, or "%0000..." would take the square of its length
     r"%(?:\((?P<key>[^()]*+)\))?+[#0\- +]*+(?P<width>\*|\d++)?+(?:\.(?P<precision>\*|\d*+))?+[hlL]?+(?P<kind>[a-zA-Z%])"
 )
+MAX_PRECISION = 100  # digits of `round`
 NUMBER = re.compile(r"\d+")
 
 
@@ -81,7 +83,7 @@ FILTERS = [
     "urlencode",
     "wordcount",
 ]
-UNSAFE_TEXT_METHODS = ("center", "expandtabs", "ljust", "rjust", "translate", "zfill")
+UNSAFE_TEXT_METHODS = ("center", "encode", "expandtabs", "ljust", "rjust", "translate", "zfill")
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -103,7 +105,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         filters = {name: self.filters[name] for name in FILTERS}
         self.filters = filters | {
             "tojson": _to_json,
-            "join": _sized(filters["join"], lambda value, between="", *rest, **options: _joined(value, between)),
+            "join": _on_list(_sized(filters["join"], lambda value, d="", *rest, **options: _joined(value, d))),
+            "round": _sized(filters["round"], _rounded),
             "replace": _sized(filters["replace"], lambda value, old, new, *rest: _replaced(value, old, new)),
             "string": _sized(filters["string"], size_of),
             "format": _sized(filters["format"], lambda value, *rest, **named: _formatted(str(value), named or rest)),
@@ -150,6 +153,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return formatted
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, bytes | bytearray) or (isinstance(obj, int) and attr == "to_bytes"):
+            return False  # bytes are not counted
         if isinstance(obj, str) and attr in UNSAFE_TEXT_METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
@@ -161,6 +166,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if method == "replace" and len(args) >= 2:
                 _refuse_large(_replaced(text, args[0], args[1]))
             elif method == "join":
+                args = (_listed(args[0]), *args[1:])
                 _refuse_large(_joined(args[0], text))
         return super().call(context, obj, *args, **kwargs)
 
@@ -246,8 +252,20 @@ def _refuse_large(size: int) -> None:
         raise TooMuch("It makes a value that is too large.")
 
 
-def _joined(parts: Any, between: object) -> int:
-    return size_of(list(parts)) + len(str(between)) * len(parts) if hasattr(parts, "__len__") else 0
+def _listed(values: Iterable[Any]) -> list[Any]:
+    """What is counted must be there first: an iterator is used up by counting."""
+    found = list(itertools.islice(values, MAX_CHARACTERS + 1))
+    _refuse_large(len(found))
+    return found
+
+
+def _joined(parts: list[Any], between: object) -> int:
+    return size_of(parts) + len(str(between)) * len(parts)
+
+
+def _rounded(value: object, precision: object = 0, method: object = "common") -> int:
+    """Ten to the precision is what Jinja computes with."""
+    return MAX_CHARACTERS + 1 if not isinstance(precision, int) or abs(precision) > MAX_PRECISION else 0
 
 
 def _replaced(text: object, old: object, new: object) -> int:
@@ -307,6 +325,16 @@ def _sized(function: Callable[..., Any], size: Callable[..., int]) -> Callable[.
         return function(*args, **options)
 
     return checked
+
+
+def _on_list(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is given a list in the place of any iterable; keeps Jinja's marks."""
+
+    @functools.wraps(function)
+    def given(context: Any, values: Iterable[Any], *args: Any, **options: Any) -> Any:
+        return function(context, _listed(values), *args, **options)
+
+    return given
 
 
 def _concat(parts: list[Any]) -> str:
