@@ -130,21 +130,6 @@ def test_a_file_that_differs_from_the_hubs_hash_is_removed_and_refused(hub: Fake
     assert (folder / "model.safetensors").read_bytes() == own
 
 
-def test_a_file_that_was_replaced_on_the_hub_is_checked_like_a_new_one(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    resolve_source("people/tiny")
-    replaced = tmp_path / "replaced"
-    shutil.copytree(hub.repositories["people/tiny"], replaced)
-    weights = replaced / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    monkeypatch.setitem(hub.repositories, "people/tiny", replaced)
-    monkeypatch.setattr(hub_server, "COMMIT", "b" * 40)
-    hub.damaged.add("model.safetensors")
-    with pytest.raises(HubError, match="SHA-256"):
-        resolve_source("people/tiny")
-
-
 def test_a_connection_that_breaks_goes_on_where_it_ended(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within one load; huggingface_hub 2 keeps nothing of a file whose download was given up."""
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)
@@ -194,6 +179,18 @@ def test_a_gguf_file_by_hub_id(packed: FakeHub, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     assert resolve_source("people/many/sub/demo-q8_0.gguf") == path
     assert resolve_source("people/many/sub/demo-q8_0.gguf", fetch=False) == path
+
+
+def test_a_file_that_was_replaced_on_the_hub_is_checked_like_a_new_one(
+    packed: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_source("people/one/demo-q8_0.gguf")
+    weights = packed.repositories["people/one"] / "demo-q8_0.gguf"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(hub_server, "COMMIT", "b" * 40)
+    packed.damaged.add("demo-q8_0.gguf")
+    with pytest.raises(HubError, match="SHA-256"):
+        resolve_source("people/one/demo-q8_0.gguf")
 
 
 def test_the_only_gguf_file_of_a_repository_needs_no_name(packed: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
