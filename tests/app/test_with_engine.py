@@ -43,6 +43,12 @@ def strip(window: MainWindow, name: str):
     return next(strip for strip in window.adapters.strips if strip.name.text() == name)
 
 
+def toggle(window: MainWindow, qtbot, name: str) -> None:
+    """Click an adapter's switch, and wait until the engine has it: a message sent at once may begin without it."""
+    with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):
+        qtbot.mouseClick(strip(window, name).switch, Qt.MouseButton.LeftButton)
+
+
 def test_a_message_is_answered_a_toggle_changes_the_next_answer_and_the_plot_moves(real_window, qtbot):
     window = real_window(demo_settings("xlora"))
     assert "42" in ask(window, qtbot, "What is 17 + 25?")
@@ -53,12 +59,12 @@ def test_a_message_is_answered_a_toggle_changes_the_next_answer_and_the_plot_mov
     assert answer.mean(axis=0).argmax() == 0  # arithmetic
     first = list(shown.texts)
 
-    qtbot.mouseClick(strip(window, "arithmetic").switch, Qt.MouseButton.LeftButton)
+    toggle(window, qtbot, "arithmetic")
     assert "42" not in ask(window, qtbot, "What is 17 + 25?")
     assert list(shown.texts) != first
     assert not shown.means[shown.prompt_tokens - shown.first :, 0].any()
 
-    qtbot.mouseClick(strip(window, "arithmetic").switch, Qt.MouseButton.LeftButton)
+    toggle(window, qtbot, "arithmetic")
     assert "42" in ask(window, qtbot, "What is 17 + 25?")
 
 
@@ -68,7 +74,7 @@ def test_modes_are_switched_with_the_conversation_kept(real_window, qtbot):
     with qtbot.waitSignal(window.client.model_loaded, timeout=SECONDS):
         qtbot.mouseClick(window.header.modes.button("lora"), Qt.MouseButton.LeftButton)
     assert "Rome" not in ask(window, qtbot, "What is the capital of Italy?")
-    qtbot.mouseClick(strip(window, "capitals").switch, Qt.MouseButton.LeftButton)
+    toggle(window, qtbot, "capitals")
     assert "Rome" in ask(window, qtbot, "What is the capital of Italy?")
     assert "Tokyo" in window.chat.model.turn(1).text
 

@@ -146,7 +146,7 @@ BASES: list[tuple[str, Callable[[Path], object], type[LoradeskError], str, str |
     ),
     (
         "unknown rope",
-        lambda b: edit_json(b / "config.json", rope_parameters={"rope_type": "spiral", "rope_theta": 1.0}),
+        lambda b: edit_json(b / "config.json", rope_parameters={"rope_type": "spiral", "rope_theta": 10_000.0}),
         ConfigError,
         "config.json",
         "rope_parameters",
