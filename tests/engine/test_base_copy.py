@@ -14,13 +14,13 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support import bnb, gguf_files, tiny
+from support.logits import with_one_adapter
 
 from loradesk_engine.adapters import base_copy
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.generation import engine as engine_module
 from loradesk_engine.generation.engine import EngineCore
-from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.bnb import quantize
 from loradesk_engine.model.dequantize import dequantize
 from loradesk_engine.model.quantized import PackedMatrix
@@ -63,15 +63,6 @@ def load(base: Path, adapter: Path, **options: str) -> EngineCore:
     return EngineCore.load(LoadSettings(base=str(base), mode="lora", adapters=adapters, **settings))  # type: ignore[arg-type]
 
 
-def logits_of(engine: EngineCore) -> torch.Tensor:
-    assert engine.mixture is not None
-    cache = engine.decoder.new_cache()
-    cache.reserve(1, len(IDS))
-    delta = engine.mixture.delta(torch.ones(1, 1, 1), [0])
-    batch = Batch(IDS, torch.arange(len(IDS)), (Segment(0, 0, len(IDS), 0),), delta)
-    return engine.decoder.logits(engine.decoder.forward(batch, cache), delta)
-
-
 def peft_logits(base: Path, adapter: Path) -> torch.Tensor:
     with torch.inference_mode(False):
         model = PeftModel.from_pretrained(tiny.load(base), adapter).eval()
@@ -100,7 +91,7 @@ def test_on_a_gguf_base_it_loads_and_equals_peft_on_the_dequantized_one(
         engine = load(tmp_path / "m.gguf", adapter)
         assert "lm_head" in engine.adapters[0].target_modules
         # kernels that multiply with the codes round their inputs
-        assert (logits_of(engine) - expected).norm() < (1e-3 if packed else 1e-5) * expected.norm()
+        assert (with_one_adapter(engine, IDS) - expected).norm() < (1e-3 if packed else 1e-5) * expected.norm()
 
 
 @pytest.mark.parametrize("kind", ["nf4-head", "nf4-double-head", "int8-head"])

@@ -14,13 +14,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors.torch import load_file, save_file
 from support import tiny
+from support.logits import with_one_adapter
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.formats import peft
 from loradesk_engine.formats.peft import read_adapter
 from loradesk_engine.generation.engine import EngineCore
-from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.patterns import Matcher
 
 IDS = torch.randint(0, 256, (32,), generator=torch.Generator().manual_seed(3))
@@ -114,16 +114,6 @@ def test_the_modules_are_those_that_peft_adapts(made: Path, tmp_path: Path, name
     assert {f"base_model.model.{path}" for path in (*found.modules, *found.left_out)} == every
 
 
-@torch.inference_mode()
-def logits_of(engine: EngineCore) -> torch.Tensor:
-    assert engine.mixture is not None
-    cache = engine.decoder.new_cache()
-    cache.reserve(1, len(IDS))
-    delta = engine.mixture.delta(torch.ones(1, 1, 1), [0])
-    batch = Batch(IDS, torch.arange(len(IDS)), (Segment(0, 0, len(IDS), 0),), delta)
-    return engine.decoder.logits(engine.decoder.forward(batch, cache), delta)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("changes", "left_out"),
@@ -147,7 +137,7 @@ def test_what_is_left_out_changes_nothing_and_the_user_is_told(
     adapters = (AdapterSource("a", str(adapter)),)
     settings = LoadSettings(base=str(tmp_path / "base"), mode="lora", adapters=adapters, dtype="float32", device="cpu")
     engine = EngineCore.load(settings)
-    torch.testing.assert_close(logits_of(engine), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(with_one_adapter(engine, IDS), expected, atol=1e-4, rtol=0)
     modules = 7 - left_out
     info = engine.adapters[0]
     more = f", {left_out} more in its file are left out" if left_out else ""
@@ -219,7 +209,7 @@ def test_a_linears_weight_as_a_parameter_equals_peft(tmp_path: Path) -> None:
     adapters = (AdapterSource("a", str(tmp_path / "lora")),)
     settings = LoadSettings(base=str(tmp_path / "base"), mode="lora", adapters=adapters, dtype="float32", device="cpu")
     engine = EngineCore.load(settings)
-    torch.testing.assert_close(logits_of(engine), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(with_one_adapter(engine, IDS), expected, atol=1e-4, rtol=0)
     assert engine.adapters[0].modules == 5
 
 

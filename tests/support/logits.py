@@ -34,3 +34,14 @@ def logits_of(engine: EngineCore, ids: list[torch.Tensor], weights: torch.Tensor
         for segment in segments:
             found[segment.slot].append(logits[segment.start : segment.start + segment.length])
     return [torch.cat(parts) for parts in found]
+
+
+@torch.inference_mode()
+def with_one_adapter(engine: EngineCore, ids: torch.Tensor) -> torch.Tensor:
+    """The logits of one sequence in one pass, the engine's only adapter at its full weight: [tokens, vocab]."""
+    assert engine.mixture is not None
+    cache = engine.decoder.new_cache()
+    cache.reserve(1, len(ids))
+    delta = engine.mixture.delta(torch.ones(1, 1, 1), [0])
+    batch = Batch(ids, torch.arange(len(ids)), (Segment(0, 0, len(ids), 0),), delta)
+    return engine.decoder.logits(engine.decoder.forward(batch, cache), delta)

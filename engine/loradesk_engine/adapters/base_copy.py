@@ -15,17 +15,16 @@ from torch import Tensor
 from loradesk_engine.formats.bnb import TABLES, EightBitMatrix, FourBitMatrix, stored_matrix
 from loradesk_engine.model.base import BaseSource
 from loradesk_engine.model.bnb import NESTED, plain_scales
-from loradesk_engine.model.dequantize import QUANTIZATIONS, code_bits, codes
-from loradesk_engine.model.linear import Linear
+from loradesk_engine.model.dequantize import IQ4_NL, QUANTIZATIONS, code_bits, codes
+from loradesk_engine.model.linear import Linear, row_slices
 from loradesk_engine.model.quantized import GgufWeights, PackedMatrix
 from loradesk_engine.ordering.modules import OUTPUT_LAYER
 
 STRAY_SHARE = 0.02  # of a row's numbers: quantizers that fit scales to the codes leave some nearer to another code
 GAP_SLACK = 0.05  # of the distance between two codes
 TINY = 2**-10  # of a row's size: differences that no quantizer of eight bits and less keeps apart
-SLICE_VALUES = 2**17
+SLICE_VALUES = 2**17  # that are compared at once: few enough that all of it stays in the processor's caches
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _gguf_rows(packed: PackedMatrix) -> Iterator[_Rows]:
     kind = QUANTIZATIONS[packed.type]
     count = 2 ** code_bits(packed.type)
     levels = torch.tensor(IQ4_NL) if packed.type == "IQ4_NL" else torch.arange(count) + kind.lowest
-    for rows in _slices(packed.rows, packed.columns):
+    for rows in row_slices(packed.rows, packed.columns, SLICE_VALUES):
         part = codes(packed.raw[rows], packed.type, rows.stop - rows.start, packed.columns)
         scale, code = part.scale.t().repeat_interleave(kind.group, dim=1), part.values.t()
         yield _Rows(
@@ -143,7 +142,7 @@ def _four_bit_rows(matrix: FourBitMatrix) -> Iterator[_Rows]:
     packed, scales, errors = matrix.packed.reshape(-1).view(torch.uint8), plain_scales(matrix), _scale_errors(matrix)
     columns, levels = matrix.shape[1], torch.tensor(sorted({*TABLES[matrix.kind]}))
     places = torch.searchsorted(levels, table).int()  # of the codes
-    for rows in _slices(*matrix.shape):
+    for rows in row_slices(*matrix.shape, SLICE_VALUES):
         numbers = torch.arange(rows.start * columns, rows.stop * columns)
         pairs, blocks = packed[numbers // 2], numbers // matrix.blocksize
         code = torch.where(numbers % 2 == 0, pairs >> 4, pairs & 15)
@@ -159,16 +158,10 @@ def _four_bit_rows(matrix: FourBitMatrix) -> Iterator[_Rows]:
 
 def _eight_bit_rows(matrix: EightBitMatrix) -> Iterator[_Rows]:
     levels = torch.arange(-127, 128).float()
-    for rows in _slices(*matrix.shape):
+    for rows in row_slices(*matrix.shape, SLICE_VALUES):
         scale = (matrix.scales[rows].float() / 127)[:, None]
         # bitsandbytes makes it of float16 numbers, so that the scale is one
         yield _Rows(rows, levels, matrix.values[rows].clamp(-127, 127).int() + 127, scale, 0.0, _half_error(scale))
-
-
-def _slices(rows: int, columns: int) -> Iterator[slice]:
-    """Rows that are compared at once: few enough that all of it stays in the processor's caches."""
-    step = max(1, SLICE_VALUES // columns)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _half_error(numbers: Tensor) -> Tensor:

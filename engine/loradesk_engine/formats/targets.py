@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from loradesk_engine.errors import AdapterError, ConfigError
+from loradesk_engine.formats import fused_experts
 from loradesk_engine.ordering.modules import match_targets
 from loradesk_engine.patterns import Matcher
 
 EVERYTHING = ".*"
-PARAMETERS = ("gate_up_proj", "down_proj", "weight")
+PARAMETERS = (*fused_experts.PARAMETERS, "weight")
 """Parameters that a decoder has: those of fused experts, and a linear's own."""
 
 

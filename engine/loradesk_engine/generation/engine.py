@@ -435,7 +435,7 @@ class EngineCore:
         ]
         taken = [(sequence, token, part.logits) for (sequence, part), token in zip(drawn_for, tokens, strict=True)]
         go_on = [self._take(sequence, token) for sequence, token, _ in taken]
-        if all(go_on) and not keep_logits and not self._scheduler.waiting:
+        if self._runner.starts_early and all(go_on) and not keep_logits and not self._scheduler.waiting:
             try:
                 self._runner.start(self._scheduler.plan())
             except (RuntimeError, MemoryError) as problem:

@@ -137,6 +137,9 @@ class Runner:
     it starts when the host has read it, before it does anything else. If the next step turns out to be another one (a
     request ended, an adapter was switched), that pass is thrown away.
 
+    Attributes:
+        slots_each: slots of the cache that a sequence has.
+
     Args:
         lookahead: whether to do so; without it every token costs two passes.
         tgt_non_granular_index: freeze the scalings after this many completion tokens; the scaling pass stops then.
@@ -157,7 +160,7 @@ class Runner:
         self.lookahead = lookahead
         self.tgt_non_granular_index = tgt_non_granular_index
         self.cache = decoder.new_cache()
-        self._slots_each = 2 if classifier is not None else 1
+        self.slots_each = 2 if classifier is not None else 1
         self._weights: dict[object, Tensor] = {}  # adapter state's key -> float32 [1, 1, adapters]
         self._uniform: tuple[Tensor, tuple[int, ...], MixtureDelta | None] | None = None  # the last one made
         self._new_guesses: list[tuple[Sequence, Tensor]] = []  # not read from the device yet
@@ -173,9 +176,9 @@ class Runner:
             self._kernels = kernels.step_kernels(decoder.device, decoder.dtype)
 
     @property
-    def slots_each(self) -> int:
-        """Slots of the cache that a sequence has."""
-        return self._slots_each
+    def starts_early(self) -> bool:
+        """Whether `start` may do anything."""
+        return self._graphs is not None and self.classifier is not None and self._started is None
 
     @torch.inference_mode()
     def prepare(self, sequences: int, positions: int) -> None:
@@ -184,10 +187,10 @@ class Runner:
         sequences, positions: what the cache has room for from the start. One that grows is copied, and its graphs are
             captured anew.
         """
-        self.cache.reserve(sequences * self._slots_each, positions)
+        self.cache.reserve(sequences * self.slots_each, positions)
         if self._graphs is None:
             return
-        for rows in range(1, self._slots_each + 1):
+        for rows in range(1, self.slots_each + 1):
             for adapted in (False, True) if self.mixture is not None and self.mixture.adapters else (False,):
                 zeros = [0] * rows
                 self._graphs.graph(rows, adapted=adapted).run(zeros, zeros, zeros, [None] * rows)
@@ -245,9 +248,8 @@ class Runner:
         """Start the step that computes these chunks, if it is one of X-LoRA's with all scalings at hand. `run` takes
         what it gives if it is asked for the same.
         """
-        if self._graphs is None or self.classifier is None or self._started is not None or not chunks:
-            return
-        if all(chunk.length == 1 and self._has_scalings(chunk) for chunk in chunks):
+        ready = self.starts_early and all(chunk.length == 1 and self._has_scalings(chunk) for chunk in chunks)
+        if chunks and ready:
             self._reserve(chunks)
             self._started = self._step(chunks, [self._row(chunk.sequence) for chunk in chunks])
 
@@ -318,11 +320,11 @@ class Runner:
         return _Rows(tokens, chunk.start, self._slot(chunk.sequence, kind), scalings)
 
     def _slot(self, sequence: Sequence, kind: int) -> int:
-        return self._slots_each * (sequence.slot or 0) + kind
+        return self.slots_each * (sequence.slot or 0) + kind
 
     def _reserve(self, chunks: Many[Chunk]) -> bool:
         """Make room in the cache. Returns whether it lies elsewhere now."""
-        slots = max((chunk.sequence.slot or 0) + 1 for chunk in chunks) * self._slots_each
+        slots = max((chunk.sequence.slot or 0) + 1 for chunk in chunks) * self.slots_each
         # one position more than the sequence has: the scaling row of the guess
         positions = max(chunk.start + chunk.length for chunk in chunks) + 1
         return self.cache.reserve(slots, positions)

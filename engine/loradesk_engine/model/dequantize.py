@@ -65,6 +65,9 @@ class Quantization:
     half: bool
 
 
+IQ4_NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+"""The numbers that the codes of the type of this name stand for."""
+
 QUANTIZATIONS = {
     "Q4_0": Quantization(32, 4, -8, False, True),
     "Q4_1": Quantization(32, 4, 0, True, True),
@@ -308,7 +311,7 @@ def _iq4_nl(blocks: Tensor) -> Parts:
 @cache
 def _iq4_nl_values(device: torch.device) -> Tensor:
     # kept: a new one would be a copy from the host at every call, which a CUDA graph cannot hold
-    values = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+    values = IQ4_NL
     return torch.tensor([value + 128 for value in values], dtype=torch.uint8, device=device)
 
 
