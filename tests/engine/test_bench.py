@@ -18,7 +18,7 @@ from support import gguf_files, tiny
 
 from loradesk_engine.bench import worker
 from loradesk_engine.bench.engine_contender import greedy, timed_answer
-from loradesk_engine.bench.engine_measures import on_line, temperature_for
+from loradesk_engine.bench.engine_measures import temperature_for
 from loradesk_engine.bench.figures import Sample, figure
 from loradesk_engine.bench.measure import FEWEST_TOKENS, measure, share_of
 from loradesk_engine.bench.plan import WORKS, Plan
@@ -126,8 +126,8 @@ def test_shares_of_right_guesses(whole: dict[str, Any]) -> None:
     found = guesses["xlora"]
     # the random experts change nearly nothing, so the base guesses what the model says
     assert found["greedy_share"] == 1.0
-    assert 0 <= found["seen_share"] <= 1
-    assert found["wanted_share"] == 0.9
+    assert 0 <= found["drawn_share"] <= 1
+    assert found["first_guess_share"] == 0.9
 
 
 def test_peers_answer_or_are_left_out_with_a_reason(beside_peers: dict[str, Any]) -> None:
@@ -305,11 +305,6 @@ def test_the_temperature_gives_the_share(share: float) -> None:
     temperature = temperature_for(share, logprobs.tolist())
     likeliest = torch.softmax(logprobs / temperature, dim=-1).max(dim=-1).values
     assert likeliest.mean().item() == pytest.approx(share, abs=1e-6)
-
-
-def test_the_line_through_two_shares() -> None:
-    assert on_line((1.0, 10.0), (0.8, 12.0), 0.9) == pytest.approx(11.0)
-    assert on_line((1.0, 10.0), (0.99, 12.0), 0.9) is None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Message, Sampling
 from loradesk_engine.errors import AdapterError, BusyError, RequestError, TemplateError
 from loradesk_engine.events import Event, RequestFailed, RequestFinished, RequestStarted, TokensGenerated
+from loradesk_engine.generation import runner as runner_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 
@@ -113,7 +114,7 @@ def test_xlora_cached_decode_equals_recomputation(zoo, lookahead: bool, step_tok
     assert answers(events)[asked.request_id] == expected
     told = [event for event in events if isinstance(event, TokensGenerated) and event.scalings is not None]
     seen = np.concatenate([event.scalings for event in told])
-    np.testing.assert_allclose(seen, scalings, atol=1e-5)
+    np.testing.assert_allclose(seen, scalings, atol=1e-5, rtol=2e-5)  # rtol: rounding of a GPU's float32 products
     starts = np.cumsum([0] + [len(event.scalings) for event in told])[:-1]
     assert [event.scalings_start for event in told] == starts.tolist()
     labels = [label for event in told for label in event.scaling_token_texts]
@@ -195,6 +196,7 @@ def test_batched_equals_alone(zoo, mode: str) -> None:  # type: ignore[no-untype
 
 
 def test_nobody_waits_for_anothers_wrong_guess(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(runner_module, "CPU_ROW_COST", 0.0)  # guesses are worth it, as wrong as they are
     engine, passes = xlora(zoo), []
     compute = engine._runner._compute
     monkeypatch.setattr(engine._runner, "_graphs", None)  # where there are any

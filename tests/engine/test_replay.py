@@ -8,14 +8,17 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
 from loradesk_engine.events import TokensGenerated
+from loradesk_engine.generation import runner as runner_module
 from loradesk_engine.generation.engine import EngineCore
-from loradesk_engine.generation.runner import Runner
-from loradesk_engine.generation.sampling import likeliest
+from loradesk_engine.generation.guesses import MOST_GUESSES
+from loradesk_engine.generation.runner import Runner, _key
+from loradesk_engine.generation.sampling import ranked
 from loradesk_engine.generation.scheduler import Chunk
 from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
@@ -30,27 +33,60 @@ class EagerGraph:
         self.runner = runner
         self.rows = rows
         self.logits = torch.empty(rows, runner.decoder.config.vocab_size)
-        self.best = torch.empty(rows, dtype=torch.int64)
+        self.best = torch.empty(rows, MOST_GUESSES, dtype=torch.int64)
         self.predicted: torch.Tensor | None = None
 
-    def run(self, tokens, positions, slots, scalings) -> None:
+    def run(self, tokens, positions, columns, slots, scalings) -> None:
         assert len(tokens) <= self.rows
+        self.inputs = [list(part) for part in zip(tokens, positions, columns, slots, strict=True)]
+        self.scalings = list(scalings)
+        self.compute()
+
+    def compute(self) -> None:
         runner = self.runner
         self.logits.fill_(torch.nan)
-        for row, part in enumerate(zip(tokens, positions, slots, scalings, strict=True)):
-            token, position, slot, scaling = part
+        candidates = []  # each is computed at its position, and put into its column when all have been
+        for row, ((token, position, column, slot), scaling) in enumerate(zip(self.inputs, self.scalings, strict=True)):
             delta = None if scaling is None else runner.mixture.delta(scaling, range(len(runner.mixture.adapters)))
             segment = (Segment(slot, 0, 1, position),)
             hidden = runner.decoder.forward(
                 Batch(torch.tensor([token]), torch.tensor([position]), segment, delta), runner.cache
             )
+            lies = [tensor[slot, :, position].clone() for tensor in (*runner.cache.keys, *runner.cache.values)]
+            candidates.append((slot, column, lies))
             self.logits[row] = runner.decoder.logits(hidden, delta)[0]
             if runner.classifier is not None:
                 predicted = runner.classifier(hidden)
                 if self.predicted is None:
                     self.predicted = torch.empty(self.rows, *predicted.shape[1:])
                 self.predicted[row] = predicted[0]
-        self.best.copy_(likeliest(self.logits))
+        for slot, column, lies in candidates:
+            for tensor, lay in zip((*runner.cache.keys, *runner.cache.values), lies, strict=True):
+                tensor[slot, :, column] = lay
+        self.best.copy_(ranked(self.logits, MOST_GUESSES))
+
+    def advance(self, tokens: torch.Tensor) -> None:
+        for part, token in zip(self.inputs, tokens.tolist(), strict=True):
+            part[:3] = [token, part[1] + 1, part[2] + 1]
+        self.compute()
+
+    def follow(self, tokens, guesses: int, weights: torch.Tensor) -> None:
+        count = len(tokens)
+        for number, drawn in enumerate(tokens):
+            rows = range(count + number * guesses, count + (number + 1) * guesses)
+            checked, position, slot = [self.inputs[row][0] for row in rows], *self.inputs[rows[0]][1::2]
+            token = checked[0] if drawn is None else int(drawn)
+            self.inputs[number][:3] = [token, position, position]
+            if token not in checked:
+                for row in rows:
+                    self.inputs[row] = [token, position, position, slot]
+                continue
+            right = checked.index(token)
+            self.runner.cache.move(slot, position + right, position)
+            self.scalings[number] = self.predicted[rows[right]][None] * weights[number]
+            for place, (row, guess) in enumerate(zip(rows, self.best[rows[right]].tolist(), strict=False)):
+                self.inputs[row] = [max(guess, 0), position + 1, position + 1 + place, slot]
+        self.compute()
 
 
 class EagerGraphs:
@@ -87,51 +123,80 @@ def answers(engine: EngineCore, count: int, **sampling) -> list[list[int]]:
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 5}], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("lookahead", [True, False])
 @pytest.mark.parametrize("most", [32, 3])
-def test_xlora_through_graphs_equals_without(zoo, monkeypatch, most: int, lookahead: bool, sampling) -> None:
+@pytest.mark.parametrize("row_cost", [0.0, 0.2], ids=["many guesses", "few"])
+def test_xlora_through_graphs_equals_without(
+    zoo, monkeypatch, most: int, lookahead: bool, sampling, row_cost: float
+) -> None:
     settings = zoo.xlora_settings(device="cpu")
     monkeypatch.setattr(kernels, "MAX_ROWS", most)
+    monkeypatch.setattr(runner_module, "CPU_ROW_COST", row_cost)
     expected = answers(EngineCore.load(settings, lookahead=lookahead), 4, **sampling)
     engine = EngineCore.load(settings, lookahead=lookahead)
     graphs = EagerGraphs(engine._runner)
     engine._runner._graphs = graphs
     assert answers(engine, 4, **sampling) == expected
-    assert max(graphs.sizes) == (most if most == 3 else 8 if lookahead else 4)
+    most_guesses = MOST_GUESSES if row_cost == 0 else 1
+    assert max(graphs.sizes) == (most if most == 3 else 4 * (1 + most_guesses) if lookahead else 4)
 
 
 def eventful(engine: EngineCore) -> dict[str, list[int]]:
-    """Answers of requests while adapters are switched, one is cancelled, one comes later and one ends early."""
+    """Answers of requests while adapters are switched for one of them, one is cancelled, one comes later and one ends
+    early. What happens depends on the tokens of the first one, so that it is the same whatever a step gives.
+    """
     found: dict[str, list[int]] = {}
-
-    def step(count: int = 1) -> None:
-        for _ in range(count):
-            for event in engine.step():
-                if isinstance(event, TokensGenerated):
-                    found.setdefault(event.request_id, []).extend(event.token_ids)
-
     for number in range(4):
         sampling = Sampling(max_tokens=4 if number == 3 else 16, ignore_end=True, temperature=0.7, seed=number)
-        engine.submit(CompletionRequest(f"{number}", tuple(range(40 + number, 52)), sampling, None, number % 2 == 0))
-    step(4)
-    engine.activate({"adapter_1": 0.5, "adapter_2": 2.0})
-    step(3)
-    engine.cancel("1")
-    step(1)
-    engine.submit(CompletionRequest("late", tuple(range(70, 90)), Sampling(max_tokens=6, ignore_end=True)))
-    step(2)
-    engine.activate({"adapter_10": 1.0})
+        engine.submit(CompletionRequest(f"{number}", tuple(range(40 + number, 52)), sampling, None, number == 0))
+    late = CompletionRequest("late", tuple(range(70, 90)), Sampling(max_tokens=6, ignore_end=True), None, False)
+    happens = {
+        3: lambda: engine.activate({"adapter_1": 0.5, "adapter_2": 2.0}),
+        6: lambda: engine.cancel("1"),
+        8: lambda: engine.submit(late),
+        10: lambda: engine.activate({"adapter_10": 1.0}),
+    }
     while engine.busy:
-        step()
-    return found
+        for event in engine.step():
+            if isinstance(event, TokensGenerated):
+                found.setdefault(event.request_id, []).extend(event.token_ids)
+        happens.pop(len(found.get("0", ())), lambda: None)()
+    assert not happens
+    return found | {"1": found.get("1", [])[:3]}
 
 
+@pytest.mark.parametrize("row_cost", [0.0, 0.2], ids=["many guesses", "few"])
 @pytest.mark.parametrize("frozen_after", [None, 3])
-def test_steps_that_were_started_too_early_change_nothing(zoo, frozen_after: int | None) -> None:
+def test_steps_that_were_started_too_early_change_nothing(
+    zoo, monkeypatch, frozen_after: int | None, row_cost: float
+) -> None:
+    monkeypatch.setattr(runner_module, "CPU_ROW_COST", row_cost)
     settings = zoo.xlora_settings(device="cpu", tgt_non_granular_index=frozen_after)
     engine = EngineCore.load(settings)
     graphs = EagerGraphs(engine._runner)
     engine._runner._graphs = graphs
-    assert eventful(engine) == eventful(EngineCore.load(settings))
+    given = eventful(engine)
+    assert given == eventful(EngineCore.load(settings))
+    assert [len(given[name]) for name in ("0", "2", "3", "late")] == [16, 16, 4, 6]
     assert graphs.sizes
+
+
+def test_of_three_guesses_more_are_right_than_of_one(zoo, monkeypatch) -> None:
+    monkeypatch.setattr(runner_module, "CPU_ROW_COST", 0.0)
+    settings, rates, told = zoo.xlora_settings(device="cpu"), [], []
+    for most in (1, MOST_GUESSES):
+        monkeypatch.setattr(runner_module, "MOST_GUESSES", most)
+        engine = EngineCore.load(settings)
+        engine._runner._graphs = EagerGraphs(engine._runner)
+        sampling = Sampling(max_tokens=60, ignore_end=True, temperature=0.5, seed=2)
+        engine.submit(CompletionRequest("r", tuple(range(40, 52)), sampling, want_scalings=True))
+        events = []
+        while engine.busy:
+            events += engine.step()
+        tokens = [event for event in events if isinstance(event, TokensGenerated) and event.token_ids]
+        rates.append(tokens[-1].look_ahead.rate)
+        told.append((sum((event.token_ids for event in tokens), ()), np.concatenate([e.scalings for e in tokens])))
+    assert rates[1] > rates[0]
+    assert told[1][0] == told[0][0]
+    np.testing.assert_allclose(told[1][1], told[0][1], atol=1e-6)
 
 
 def test_a_graph_of_a_cache_that_moved_is_not_replayed(zoo, monkeypatch) -> None:
@@ -145,7 +210,8 @@ def test_a_graph_of_a_cache_that_moved_is_not_replayed(zoo, monkeypatch) -> None
     last = runner._replayed
     assert last is not None
     # as on a GPU: the next step was started from the same graph, and then the cache grows
-    runner._started = replace(last, chunks=[Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks])
+    chunks = [Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks]
+    runner._started = replace(last, chunks=chunks, rows={_key(chunk): row for row, chunk in enumerate(chunks)})
     monkeypatch.setattr(runner.cache, "reserve", lambda slots, positions: True)
     engine.step()
     assert runner._replayed is None

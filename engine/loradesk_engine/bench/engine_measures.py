@@ -19,7 +19,7 @@ from loradesk_engine.generation.engine import EngineCore
 ACTIVATIONS = 8
 PLAIN_STEPS = 3  # between two activations
 SETTLING_STEPS = 3  # until a new count of sequences runs as it will go on
-ENOUGH = 0.02  # two shares of right guesses further apart than this tell what a wrong one costs
+RATE_STEPS = 8  # a rate is over so many steps: after a wrong guess a step has no token of a sequence
 
 
 def next_turns(engine: EngineCore, plan: Plan, prompts: Prompts) -> list[dict[str, Any]]:
@@ -112,9 +112,9 @@ def throughput(engine: EngineCore, work: Work, plan: Plan, prompts: Prompts) -> 
         for _ in range(SETTLING_STEPS):
             checked(engine.step())
         rates = []
-        for _ in range(plan.tokens):
+        for _ in range(-(-plan.tokens // RATE_STEPS)):
             started = time.perf_counter()
-            events = checked(engine.step())
+            events = [event for _ in range(RATE_STEPS) for event in checked(engine.step())]
             seconds = time.perf_counter() - started
             rates.append(sum(len(event.token_ids) for event in events if isinstance(event, TokensGenerated)) / seconds)
         _cancel(engine, requests)
@@ -125,9 +125,9 @@ def throughput(engine: EngineCore, work: Work, plan: Plan, prompts: Prompts) -> 
 def guesses(engine: EngineCore, plan: Plan, prompts: Prompts) -> dict[str, Any]:
     """X-LoRA's look-ahead when its guesses are right as often as they happen to be, and at a share of `plan.hit_rate`.
 
-    The random adapters change nearly nothing, so under greedy decoding the base's guess is the model's choice. For
-    another share tokens are drawn at a temperature at which the likeliest one has that probability on average; the
-    share that was really seen is measured, and the time at the wanted one lies on the line through the two.
+    The random adapters change little, so under greedy decoding the base's first guess is mostly the model's choice. For
+    another share tokens are drawn at a temperature at which the likeliest one has that probability on average; where
+    further guesses are checked beside the first, more scalings than that are ready.
     """
     measured = timed_answer(engine, prompts.next(plan.context).ids, greedy(plan.tokens, logprobs=20))
     temperature = temperature_for(plan.hit_rate, measured.candidates)
@@ -136,21 +136,14 @@ def guesses(engine: EngineCore, plan: Plan, prompts: Prompts) -> dict[str, Any]:
         plain.append(timed_answer(engine, prompts.next(plan.context).ids, greedy(plan.tokens)))
         sampling = Sampling(temperature=temperature, seed=number, max_tokens=plan.tokens, ignore_end=True)
         drawn.append(timed_answer(engine, prompts.next(plan.context).ids, sampling))
-    result: dict[str, Any] = {
+    return {
         "greedy_share": _mean_share(plain),
         "greedy_token_seconds": figure([answer.sample.token_seconds for answer in plain]),
-        "wanted_share": plan.hit_rate,
+        "first_guess_share": plan.hit_rate,
         "temperature": temperature,
-        "seen_share": _mean_share(drawn),
-        "seen_token_seconds": figure([answer.sample.token_seconds for answer in drawn]),
+        "drawn_share": _mean_share(drawn),
+        "drawn_token_seconds": figure([answer.sample.token_seconds for answer in drawn]),
     }
-    # means: a median over runs with different counts of wrong guesses would not lie on the line
-    result["wanted_token_seconds"] = on_line(
-        (result["greedy_share"], statistics.fmean(result["greedy_token_seconds"]["samples"])),
-        (result["seen_share"], statistics.fmean(result["seen_token_seconds"]["samples"])),
-        plan.hit_rate,
-    )
-    return result
 
 
 def temperature_for(share: float, candidates: Sequence[Sequence[float]]) -> float:
@@ -168,13 +161,6 @@ def temperature_for(share: float, candidates: Sequence[Sequence[float]]) -> floa
         middle = math.sqrt(low * high)
         low, high = (middle, high) if average(middle) > share else (low, middle)
     return math.sqrt(low * high)
-
-
-def on_line(first: tuple[float, float], second: tuple[float, float], x: float) -> float | None:
-    """The y at x on the line through two points; None where their x are too close to tell."""
-    if abs(first[0] - second[0]) < ENOUGH:
-        return None
-    return first[1] + (x - first[0]) * (second[1] - first[1]) / (second[0] - first[0])
 
 
 def _mean_share(answers: Sequence[EngineAnswer]) -> float:

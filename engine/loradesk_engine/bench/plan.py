@@ -58,7 +58,7 @@ class Plan:
         runs: answers of each contender, after one to warm up.
         rank, targets: of the random adapters; `targets` are last parts of paths, empty for all linears but `lm_head`.
         xlora_adapters: experts of the random X-LoRA.
-        hit_rate: share of right guesses that X-LoRA's look-ahead is also measured at.
+        hit_rate: share of right first guesses that X-LoRA's look-ahead is also measured at.
         batch_sizes: sequences at once.
         batch_context: their prompt tokens.
         histories: tokens of the turns before a next turn.

@@ -72,16 +72,12 @@ def _guesses(report: Mapping[str, Any]) -> str:
         found = work.get("guesses")
         if found is None:
             continue
-        shares = (
-            ("greedy, as seen", found["greedy_share"], found["greedy_token_seconds"]["median"]),
-            (f"drawn at temperature {found['temperature']:.2g}, as seen", found["seen_share"],
-             found["seen_token_seconds"]["median"]),
-            ("on the line through both", found["wanted_share"], found["wanted_token_seconds"]),
-        )  # fmt: skip
-        for how, share, seconds in shares:
-            faster = _times(two_pass / seconds) if two_pass and seconds else NONE
-            rows.append((work["title"], how, f"{share:.0%}", _ms(seconds), faster))
-    head = ("work", "tokens", "guesses right", "ms a token", "two passes by this")
+        drawn = f"drawn at temperature {found['temperature']:.2g}: first guess right {found['first_guess_share']:.0%}"
+        for how, name in (("greedy", "greedy"), (drawn, "drawn")):
+            seconds = found[f"{name}_token_seconds"]
+            faster = _times(two_pass / seconds["median"]) if two_pass else NONE
+            rows.append((work["title"], how, f"{found[f'{name}_share']:.0%}", _spread(seconds, 1e3), faster))
+    head = ("work", "tokens", "scalings ready", "ms a token", "two passes by this")
     return _markdown(head, rows) if rows else ""
 
 

@@ -414,34 +414,26 @@ class EngineCore:
                     sequence.request_id, sequence.prompt_length, sequence.cached, dict(sequence.state.weights)
                 )
             )
-        chunks = self._runner.begin(self._scheduler.plan())
-        if not chunks:
+        planned = self._scheduler.plan()
+        if not planned:
             return events
+        chunks = self._runner.begin(planned)
         try:
             predictions = self._runner.run(chunks)
-            drawn = [
-                self._draw(chunk.sequence, prediction)
+            drawn_for = [
+                (chunk.sequence, prediction)
                 for chunk, prediction in zip(chunks, predictions, strict=True)
                 if prediction is not None
             ]
+            drawn = [self._draw(sequence, prediction) for sequence, prediction in drawn_for]
             keep_logits = any(chunk.sequence.sampling.logprobs is not None for chunk in chunks)
             tokens = self._runner.read(drawn, keep_logits=keep_logits)
         except (RuntimeError, MemoryError) as problem:  # out of memory above all; the model itself is unharmed
             return events + self._start_over(problem)
         for chunk in chunks:
             self._scheduler.computed(chunk)
-        drawn_for = [
-            (chunk.sequence, part) for chunk, part in zip(chunks, predictions, strict=True) if part is not None
-        ]
-        taken = [(sequence, token, part.logits) for (sequence, part), token in zip(drawn_for, tokens, strict=True)]
-        go_on = [self._take(sequence, token) for sequence, token, _ in taken]
-        if self._runner.starts_early and all(go_on) and not keep_logits and not self._scheduler.waiting:
-            try:
-                self._runner.start(self._scheduler.plan())
-            except (RuntimeError, MemoryError) as problem:
-                return events + self._start_over(problem)
-        for sequence, token, logits in taken:
-            events += self._tell(sequence, token, logits)
+        for (sequence, prediction), token in zip(drawn_for, tokens, strict=True):
+            events += self._accept(sequence, token, prediction.logits)
         return events
 
     @torch.inference_mode()
@@ -453,25 +445,17 @@ class EngineCore:
             return prediction.best
         return draw(processed, sampling, sequence.generator)
 
-    def _take(self, sequence: Sequence, token: int) -> bool:
-        """Add the token to the answer. Returns whether another one comes after it, as far as the token alone tells."""
+    @torch.inference_mode()
+    def _accept(self, sequence: Sequence, token: int, logits: Tensor) -> list[Event]:
+        """Add a token to the answer. logits: float32 [vocab], before any processing."""
         if token < 0:
-            return False
+            return [self._fail(sequence, RequestError("Nothing can be drawn: the model's logits are not numbers."))]
         self._runner.accept(sequence, token)
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
         if token in sequence.stop_ids:
-            return False
-        sequence.tokens.append(token)
-        return len(sequence.tokens) < sequence.limit
-
-    @torch.inference_mode()
-    def _tell(self, sequence: Sequence, token: int, logits: Tensor) -> list[Event]:
-        """What came of a token that was taken. logits: float32 [vocab], before any processing."""
-        if token < 0:
-            return [self._fail(sequence, RequestError("Nothing can be drawn: the model's logits are not numbers."))]
-        if token in sequence.stop_ids:
             return self._finish(sequence, "stop")
+        sequence.tokens.append(token)
         if sequence.sampling.logprobs is not None:
             sequence.logprobs.append(logprob_of(logits, token, sequence.sampling.logprobs, self.tokenizer.token_bytes))
         text, stopped = sequence.stops.add(sequence.stream.add(token))

@@ -7,6 +7,10 @@ a power of two; a longer cache or other adapters make them anew, which takes abo
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import threading
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from typing import TYPE_CHECKING
 
@@ -15,7 +19,7 @@ from torch import Tensor
 
 from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture, MixtureDelta
-from loradesk_engine.generation.sampling import likeliest
+from loradesk_engine.generation.guesses import MOST_GUESSES
 from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch
 from loradesk_engine.model.cache import KVCache
@@ -24,13 +28,32 @@ from loradesk_engine.model.decoder import Decoder
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
 
+TOKENS, POSITIONS, COLUMNS, SLOTS = range(4)  # rows of a graph's inputs
+_capturing = threading.Lock()
+_OTHER = torch.empty(0)  # what lies in a row of scalings that the device itself has written
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """One capture at a time, and no garbage collection within it: what it finds may be an earlier engine, and letting
+    go of the memory and graphs of that one breaks the capture off.
+    """
+    with _capturing:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
+
 
 class DecodeGraph:
     """One decoding step of a fixed number of rows.
 
     Attributes:
         logits: float32 [rows, vocab], until the next step.
-        best: int64 [rows], the likeliest tokens.
+        best: int64 [rows, MOST_GUESSES], the likeliest tokens, best first.
         predicted: float32 [rows, layers, adapters], the scalings that the classifier gives for these rows, or None.
 
     Args:
@@ -53,7 +76,7 @@ class DecodeGraph:
         self._cache = cache
         self._mixture = mixture if adapted else None
         self._classifier = classifier
-        self._inputs = torch.zeros((3, rows), dtype=torch.int64, device=decoder.device)  # tokens, positions, slots
+        self._inputs = torch.zeros((SLOTS + 1, rows), dtype=torch.int64, device=decoder.device)
         self._scalings: Tensor | None = None
         if self._mixture is not None:
             layers = classifier.layers if classifier is not None else 1
@@ -61,6 +84,7 @@ class DecodeGraph:
         self._held: list[Tensor | None] = [None] * rows  # what lies in the rows of `_scalings`
         self._delta: MixtureDelta | None = None
         self._pool = pool
+        self._addresses: Tensor | None = None  # of the cache's tensors
         self._graph: torch.cuda.CUDAGraph | None = None
         step = kernels.step_kernels(decoder.device, decoder.dtype)
         assert step is not None, "graphs are made where the kernels are usable"
@@ -79,33 +103,43 @@ class DecodeGraph:
         torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # another thread may load a model meanwhile; its allocations are no part of this
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), kernels.used(self._kernels):
+        capture = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        with _undisturbed(), capture, kernels.used(self._kernels):
             self.logits, self.best, self.predicted = self._compute()
         self._tables = self._decoder.rope_tables  # another engine of this base may make longer ones
         return graph
 
     def _compute(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        from loradesk_engine.model.kernels.ranking import ranked
+
         delta = None
         if self._mixture is not None and self._scalings is not None:
             delta = self._mixture.delta(self._scalings, range(len(self._mixture.adapters)))
             self._delta = delta  # the graph reads its tensors at every replay, whatever the mixture keeps
-        tokens, positions, slots = self._inputs.unbind()
-        hidden = self._decoder.forward(Batch(tokens, positions, (), delta, slots), self._cache)
-        logits = self._decoder.logits(hidden, delta)
+        tokens, positions, columns, slots = self._inputs.unbind()
+        batch = Batch(tokens, positions, (), delta, slots, columns)
+        hidden = self._decoder.forward(batch, self._cache)
+        logits = self._decoder.logits(hidden, delta).contiguous()
         predicted = self._classifier(hidden).contiguous() if self._classifier is not None else None
-        return logits, likeliest(logits), predicted
+        return logits, ranked(logits, MOST_GUESSES), predicted
 
-    def run(self, tokens: list[int], positions: list[int], slots: list[int], scalings: Many[Tensor | None]) -> None:
+    def run(
+        self,
+        tokens: list[int],
+        positions: list[int],
+        columns: list[int],
+        slots: list[int],
+        scalings: Many[Tensor | None],
+    ) -> None:
         """Compute rows, at most as many as the graph has; the rest repeat the first one, which does no harm.
 
+        tokens, positions, columns, slots: see `Batch`.
         scalings: of each row, float32 [1, layers or 1, adapters], or None for the base model. A tensor that is given
             again is taken to be unchanged.
         """
         spare = self._inputs.shape[1] - len(tokens)
-        given = torch.tensor(
-            [tokens + tokens[:1] * spare, positions + positions[:1] * spare, slots + slots[:1] * spare], pin_memory=True
-        )
-        self._inputs.copy_(given, non_blocking=True)
+        inputs = [given + given[:1] * spare for given in (tokens, positions, columns, slots)]
+        self._inputs.copy_(torch.tensor(inputs, pin_memory=True), non_blocking=True)
         if self._scalings is not None:
             for row, wanted in enumerate([*scalings, *[scalings[0]] * spare]):
                 if wanted is self._held[row]:
@@ -123,9 +157,34 @@ class DecodeGraph:
         """Compute the next position of the same rows, with tokens that only the device knows: int64 [rows given]."""
         assert self._graph is not None
         given = len(tokens)
-        self._inputs[0, :given].copy_(tokens)
-        self._inputs[0, given:].copy_(tokens[:1])
-        self._inputs[1].add_(1)
+        self._inputs[TOKENS, :given].copy_(tokens)
+        self._inputs[TOKENS, given:].copy_(tokens[:1])
+        self._inputs[POSITIONS : COLUMNS + 1].add_(1)
+        self._graph.replay()
+
+    def follow(self, tokens: Many[Tensor | None], guesses: int, weights: Tensor) -> None:
+        """Compute X-LoRA's next step, with tokens that only the device knows; see `kernels.following`.
+
+        Args:
+            tokens: the drawn one of each sequence, int64 []; None where no guess was right the last time, so that none
+                was drawn.
+            guesses: scaling rows of each sequence.
+            weights: float32 [sequences, adapters], what scalings are multiplied by.
+        """
+        from loradesk_engine.model.kernels.following import addresses, follow, keep_columns
+
+        assert self._graph is not None
+        assert self._scalings is not None
+        assert self.predicted is not None
+        sequences = len(tokens)
+        known = self._inputs[TOKENS, sequences : sequences * (1 + guesses) : guesses]  # the first scaling rows' tokens
+        drawn = torch.stack([known[number] if token is None else token for number, token in enumerate(tokens)])
+        if guesses > 1:
+            if self._addresses is None:
+                self._addresses = addresses([*self._cache.keys, *self._cache.values])
+            keep_columns(self._inputs, drawn, guesses, self._addresses, self._cache.keys[0])
+        follow(self._inputs, drawn, guesses, self.best, self.predicted, weights, self._scalings)
+        self._held[:sequences] = [_OTHER] * sequences
         self._graph.replay()
 
 

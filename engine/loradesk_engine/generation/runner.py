@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -11,7 +12,14 @@ from torch import Tensor
 from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture, MixtureDelta
 from loradesk_engine.generation.graphs import DecodeGraph, DecodeGraphs
-from loradesk_engine.generation.sampling import likeliest
+from loradesk_engine.generation.guesses import (
+    CPU_ROW_COST,
+    GPU_ROW_COST,
+    MOST_GUESSES,
+    after_token,
+    worthwhile,
+)
+from loradesk_engine.generation.sampling import ranked
 from loradesk_engine.generation.scheduler import Chunk
 from loradesk_engine.generation.sequence import Sequence, XLoraState
 from loradesk_engine.model import kernels
@@ -19,8 +27,6 @@ from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.model.device import SMALL_MODEL, one_thread
 
-GUESS_MEMORY = 0.1  # weight of the latest guess in the running share of right ones
-GUESS_WORTH = 0.4  # under this share a guess row costs more than it saves
 WEIGHTS_KEPT = 64  # adapter states whose weights are kept on the device
 
 
@@ -40,7 +46,8 @@ class _Pass:
     """What a forward pass gave.
 
     Attributes:
-        logits, best: of the last rows of the parts that were asked for, float32 [asked, vocab] and int64 [asked].
+        logits, best: of the last rows of the parts that were asked for, float32 [asked, vocab] and their likeliest
+            tokens, best first, int64 [asked, guesses].
         scalings: what the classifier gives for all rows of the parts to be classified, float32 [rows, layers,
             adapters]; None if there are none.
         graph: the one that was replayed, if one was.
@@ -65,44 +72,49 @@ class _Pass:
         )
 
 
+_Key = tuple[int, int, int, object]
+
+
+def _key(chunk: Chunk) -> _Key:
+    """Equal for chunks that a pass computes alike: the adapter state and the tokens before it make the scalings."""
+    return (id(chunk.sequence), chunk.start, chunk.length, chunk.sequence.state.key)
+
+
 @dataclass(frozen=True)
 class _Step:
     """A forward pass and what it was for.
 
     Attributes:
-        chunks, scalings: its generation rows.
-        ahead: chunks of the sequences whose next scalings it computed beside them.
-        passed: with the logits of the chunks that reach the end of their sequence, then those of `ahead`.
+        chunks: those it has generation rows of.
+        rows: which row of the logits is each chunk's, where it reaches the end of its sequence.
+        ahead: which of the classified rows are a sequence's scaling rows.
+        passed: with the logits of those chunks, then those of the scaling rows.
+        guesses: scaling rows of each sequence, if it has as many of every one.
     """
 
     chunks: Many[Chunk]
-    scalings: Many[Tensor | None]
-    ahead: Many[Chunk]
+    rows: Mapping[_Key, int | None]
+    ahead: Mapping[Sequence, slice]
     passed: _Pass
+    guesses: int = 0
 
-    def part(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> _Step | None:
-        """What it has of these chunks, where all of its own reach the end of their sequence; None where one of them was
-        not computed, or not with these scalings.
+    def covers(self, chunks: Many[Chunk], behind: Many[Chunk]) -> bool:
+        """Whether it has computed these chunks, and the scaling rows of those behind."""
+        return all(_key(chunk) in self.rows for chunk in (*chunks, *behind)) and all(
+            chunk.sequence in self.ahead for chunk in behind
+        )
+
+    def prediction(self, chunk: Chunk) -> Prediction | None:
+        row = self.rows[_key(chunk)]
+        return None if row is None else Prediction(self.passed.logits[row], self.passed.best[row, 0])
+
+    def looked_ahead(self, sequence: Sequence) -> tuple[Tensor, Tensor]:
+        """Of a sequence's scaling rows: scalings, float32 [guesses, layers, adapters], and the likeliest tokens after
+        them, int64 [guesses, guesses].
         """
-        computed = {key: number for number, key in enumerate(_keys(self.chunks, self.scalings))}
-        numbers = [computed[key] for key in _keys(chunks, scalings) if key in computed]
-        if len(numbers) < len(chunks):
-            return None
-        wanted = {chunk.sequence for chunk in chunks}
-        kept = [number for number, chunk in enumerate(self.ahead) if chunk.sequence in wanted]
-        rows = [*numbers, *(len(self.chunks) + number for number in kept)]
-        if rows == list(range(len(self.passed.best))):
-            return self
-        logits, best, next_scalings = self.passed.logits, self.passed.best, self.passed.scalings
-        next_scalings = None if next_scalings is None else _chosen(next_scalings, kept)
-        passed = _Pass(_chosen(logits, rows), _chosen(best, rows), next_scalings)
-        return _Step(chunks, scalings, [self.ahead[number] for number in kept], passed)
-
-
-def _keys(chunks: Many[Chunk], scalings: Many[Tensor | None]) -> list[tuple[int, ...]]:
-    return [
-        (id(chunk.sequence), chunk.start, chunk.length, id(row)) for chunk, row in zip(chunks, scalings, strict=True)
-    ]
+        assert self.passed.scalings is not None
+        best = self.passed.best[len(self.passed.best) - len(self.passed.scalings) :]
+        return self.passed.scalings[self.ahead[sequence]], best[self.ahead[sequence]]
 
 
 @dataclass(frozen=True)
@@ -110,12 +122,14 @@ class _Rows:
     """Rows of one sequence in a forward pass: tokens from position `start`, their cache slot and their scalings.
 
     scalings: float32 [length or 1, layers or 1, adapters], or None for the base model.
+    beyond: by how much their columns in the cache are beyond their positions.
     """
 
     tokens: Many[int]
     start: int
     slot: int
     scalings: Tensor | None
+    beyond: int = 0
 
 
 class Runner:
@@ -127,15 +141,18 @@ class Runner:
     Look-ahead: when token x[t] is known, its scaling row has run, and that row's own logits are the base model's guess
     of x[t+1]. One forward pass has two rows: the generation row of x[t], and the scaling row of the guess. If the
     sampled token equals the guess, its scalings are ready; else its scaling row runs by itself. Only the scalings'
-    computation is speculative: the output is the same for any sampling. A guess row that is wrong costs time, so it is
-    left out while the base's guesses are mostly wrong; they stay known from the scaling rows, and so is when they
-    become right again. Where other sequences decode beside it, the row of a wrong guess's true token rides in their
-    pass and the sequence itself comes with the next one, so nobody waits for somebody else's wrong guess.
+    computation is speculative: the output is the same for any sampling. Guess rows that are wrong cost time, so there
+    are as many as are worth it (`generation.guesses`): none while the base's guesses are mostly wrong, on a GPU up to
+    three, the likeliest tokens, each with a column of its own in the cache. What the base holds likely stays known from
+    the scaling rows, and so is when its guesses become right again. Where other sequences decode beside it, the row of
+    a wrong guess's true token rides in their pass and the sequence itself comes with the next one, so nobody waits for
+    somebody else's wrong guess.
 
     On CUDA the next step of sequences that decode starts as soon as their tokens are drawn, before the host has read
-    them: what the host does with a token costs no time then. The scalings of X-LoRA's next step depend on the token, so
-    it starts when the host has read it, before it does anything else. If the next step turns out to be another one (a
-    request ended, an adapter was switched), that pass is thrown away.
+    them: what the host does with a token costs no time then. In X-LoRA mode the device itself sees which guess was
+    right: that sequence's next step is its generation row and new guesses, and that of a sequence without a right guess
+    is the scaling row of its token. If the next step turns out to be another one (a request ended, an adapter was
+    switched), that pass is thrown away.
 
     Attributes:
         slots_each: slots of the cache that a sequence has.
@@ -163,7 +180,8 @@ class Runner:
         self.slots_each = 2 if classifier is not None else 1
         self._weights: dict[object, Tensor] = {}  # adapter state's key -> float32 [1, 1, adapters]
         self._uniform: tuple[Tensor, tuple[int, ...], MixtureDelta | None] | None = None  # the last one made
-        self._new_guesses: list[tuple[Sequence, Tensor]] = []  # not read from the device yet
+        self._guesses = 0  # that are checked for each sequence
+        self._looked_ahead: list[tuple[Sequence, Tensor]] = []  # best tokens that were not read from the device yet
         self._behind: list[Chunk] = []  # whose scaling rows ride in the next pass
         self._replayed: _Step | None = None  # the step that tokens are drawn from now, if the next one can be started
         self._started: _Step | None = None  # the step after it, if it was started already
@@ -175,11 +193,6 @@ class Runner:
             # (else torch does the products on its own threads, and those of the kernels would get in their way)
             self._kernels = kernels.step_kernels(decoder.device, decoder.dtype)
 
-    @property
-    def starts_early(self) -> bool:
-        """Whether `start` may do anything."""
-        return self._graphs is not None and self.classifier is not None and self._started is None
-
     @torch.inference_mode()
     def prepare(self, sequences: int, positions: int) -> None:
         """Make room in the cache, and compile and capture what the first tokens need, so that they do not wait for it.
@@ -190,129 +203,177 @@ class Runner:
         self.cache.reserve(sequences * self.slots_each, positions)
         if self._graphs is None:
             return
-        for rows in range(1, self.slots_each + 1):
-            for adapted in (False, True) if self.mixture is not None and self.mixture.adapters else (False,):
-                zeros = [0] * rows
-                self._graphs.graph(rows, adapted=adapted).run(zeros, zeros, zeros, [None] * rows)
+        self._capture(1, adapted=False)
+        if self.mixture is not None and self.mixture.adapters:
+            self._capture(1, adapted=True)
+            if self.classifier is not None and self.lookahead:
+                graph = self._capture(1 + MOST_GUESSES, adapted=True)
+                weights = torch.zeros((1, len(self.mixture.adapters)), device=self.decoder.device)
+                graph.follow([None], MOST_GUESSES, weights)
+
+    def _capture(self, rows: int, *, adapted: bool) -> DecodeGraph:
+        assert self._graphs is not None
+        graph, zeros = self._graphs.graph(rows, adapted=adapted), [0] * rows
+        graph.run(zeros, zeros, list(range(rows)), zeros, [None] * rows)
+        return graph
 
     def begin(self, chunks: Many[Chunk]) -> list[Chunk]:
-        """Those of a step's chunks that `run` is to compute now. Of the others only the scaling rows run beside them;
-        they are ready in the next step.
+        """Those of a step's chunks that `run` is to compute now. Of the others only the scaling rows run beside them,
+        or run already; they are ready in the next step.
         """
         self._behind = []
         if self.classifier is None:
             return list(chunks)
         missing = [chunk for chunk in chunks if not self._has_scalings(chunk)]
-        if len(missing) < len(chunks) and all(chunk.length == 1 for chunk in missing):
+        others = [chunk for chunk in chunks if chunk not in missing]
+        started = self._started is not None and self._started.covers(others, missing)
+        if started or (others and all(chunk.length == 1 for chunk in missing)):
             self._behind = missing
-        return [chunk for chunk in chunks if chunk not in self._behind]
+            return others
+        return list(chunks)
 
     @torch.inference_mode()
     def run(self, chunks: Many[Chunk]) -> list[Prediction | None]:
         """Compute what `begin` gave. Predicts what follows each chunk that reaches the end of its sequence."""
-        self._new_guesses.clear()
+        self._looked_ahead.clear()
         moved = self._reserve([*chunks, *self._behind])
         scalings = self._scalings(chunks)
         started, self._started, self._replayed = self._started, None, None
-        step = None if started is None or self._behind else started.part(chunks, scalings)
+        step = started if started is not None and started.covers(chunks, self._behind) else None
         if step is None:
             step = self._step(chunks, scalings)
-        self._behind = []
         # (what was started before the cache moved is right, but its graph reads where the cache was)
-        if step.passed.graph is not None and not (moved and step is started) and self._knows_next_scalings(step):
+        if step.passed.graph is not None and not (moved and step is started) and self._can_follow(step, chunks):
             self._replayed = step
-        for chunk in chunks:
-            if chunk.sequence.xlora is not None:
-                chunk.sequence.xlora.checked = chunk.sequence.xlora.guess
-        asked = len(step.passed.best) - len(step.ahead)
-        for place, chunk in enumerate(step.ahead):
-            assert step.passed.scalings is not None
-            _xlora(chunk.sequence).ready = step.passed.scalings[place]
-            self._new_guesses.append((chunk.sequence, step.passed.best[asked + place]))
-        predictions = iter(zip(step.passed.logits, step.passed.best, strict=True))
-        return [Prediction(*next(predictions)) if _reaches_end(chunk) else None for chunk in chunks]
+        for chunk in (*chunks, *self._behind):
+            if chunk.sequence in step.ahead:
+                state = _xlora(chunk.sequence)
+                state.ahead, best = step.looked_ahead(chunk.sequence)
+                self._looked_ahead.append((chunk.sequence, best))
+        return [step.prediction(chunk) for chunk in chunks]
 
     def _step(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> _Step:
         """Generation rows of chunks, and scaling rows of guesses and of the chunks behind."""
         rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
         guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
-        rows += [self._guess_row(chunk) for chunk in guessed]
-        rows += [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in self._behind]
+        guesses = self._worthwhile_guesses(guessed)
+        if all(chunk.length == 1 for chunk in chunks):
+            self._guesses = guesses
+        else:  # beside a prompt no row has a column of its own
+            guesses = min(guesses, 1)
+        ahead: dict[Sequence, slice] = {}
+        for chunk in guessed if guesses else ():
+            first = len(rows) - len(chunks)
+            rows += self._guess_rows(chunk, guesses)
+            ahead[chunk.sequence] = slice(first, len(rows) - len(chunks))
+        for chunk in self._behind:
+            first = len(rows) - len(chunks)
+            rows.append(self._rows(chunk, 1, self._scaling_pass_scalings()))
+            ahead[chunk.sequence] = slice(first, first + 1)
         asked = [number for number, chunk in enumerate(chunks) if _reaches_end(chunk)]
-        ahead = range(len(chunks), len(rows))
+        places = {number: place for place, number in enumerate(asked)}
+        classified = range(len(chunks), len(rows))
         active = self._active([chunk.sequence for chunk in chunks])
-        return _Step(chunks, scalings, [*guessed, *self._behind], self._pass(rows, [*asked, *ahead], ahead, active))
-
-    @torch.inference_mode()
-    def start(self, chunks: Many[Chunk]) -> None:
-        """Start the step that computes these chunks, if it is one of X-LoRA's with all scalings at hand. `run` takes
-        what it gives if it is asked for the same.
-        """
-        ready = self.starts_early and all(chunk.length == 1 and self._has_scalings(chunk) for chunk in chunks)
-        if chunks and ready:
-            self._reserve(chunks)
-            self._started = self._step(chunks, [self._row(chunk.sequence) for chunk in chunks])
+        return _Step(
+            chunks,
+            {_key(chunk): places.get(number) for number, chunk in enumerate(chunks)},
+            ahead,
+            self._pass(rows, [*asked, *classified], classified, active),
+            guesses if len(guessed) == len(chunks) and not self._behind else 0,
+        )
 
     @torch.inference_mode()
     def read(self, tokens: Many[Tensor], *, keep_logits: bool) -> list[int]:
-        """The ids of drawn tokens, each int64 []; the one time in a step that the host waits for the device.
+        """The ids of drawn tokens, each int64 [], in the order of `run`'s predictions; the one time in a step that the
+        host waits for the device.
 
         keep_logits: somebody looks at the logits after this, so the next step must not be started yet.
         """
-        drawn = [*tokens, *(guess for _, guess in self._new_guesses)]
+        drawn = [*tokens, *(best.flatten() for _, best in self._looked_ahead)]
         if not drawn:
             return []
-        together = torch.stack(drawn)
+        together = torch.hstack(drawn)
         if together.device.type == "cuda":
-            there = torch.empty(together.shape, dtype=together.dtype, pin_memory=True)
-            there.copy_(together, non_blocking=True)
+            there = _to_host(together)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
             if not keep_logits:
-                self._start_next(together)
+                self._start_next(tokens)
             done.synchronize()
-            ids: list[int] = there.tolist()
-        else:
-            ids = together.tolist()
-        for (sequence, _), guess in zip(self._new_guesses, ids[len(tokens) :], strict=True):
-            _xlora(sequence).guess = max(guess, 0)
-        self._new_guesses.clear()
-        return ids[: len(tokens)]
+            together = there
+        elif not keep_logits and self._graphs is not None:
+            self._start_next(tokens)
+        values = together.tolist()
+        place = len(tokens)
+        for sequence, best in self._looked_ahead:
+            state = _xlora(sequence)
+            count, guesses = best.shape
+            numbers = [max(token, 0) for token in values[place : place + best.numel()]]
+            state.after = [numbers[row * guesses : (row + 1) * guesses] for row in range(count)]
+            place += best.numel()
+        for chunk in self._behind:
+            _xlora(chunk.sequence).use(0)
+        self._behind = []
+        return values[: len(tokens)]
 
-    def _start_next(self, tokens: Tensor) -> None:
-        """Start the step after the one that `tokens` were drawn from, if that was a replay of plain decoding."""
-        last, self._replayed = self._replayed, None
-        if last is None or len(last.chunks) != len(tokens):
+    def _start_next(self, tokens: Many[Tensor]) -> None:
+        """Start the step after the one that these tokens were drawn from, if any sequence surely goes on."""
+        last = self._replayed
+        if last is None or last.passed.graph is None:
             return
-        chunks, graph = [Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks], last.passed.graph
-        if graph is not None and max(chunk.start for chunk in chunks) < self.cache.capacity:
-            graph.advance(tokens.clamp(min=0))
-            self._started = _Step(chunks, last.scalings, (), last.passed)  # in the same place as the last one's
+        waiting = {chunk.sequence for chunk in self._behind}
+        if all(_ends(chunk.sequence) and chunk.sequence not in waiting for chunk in last.chunks):
+            return
+        chunks = [Chunk(chunk.sequence, chunk.start + (chunk.sequence not in waiting), 1) for chunk in last.chunks]
+        if max(chunk.start for chunk in chunks) + last.guesses >= self.cache.capacity:
+            return
+        rows = {_key(chunk): row for row, chunk in enumerate(chunks)}
+        if last.guesses:
+            given = iter(tokens)
+            drawn = [None if chunk.sequence in waiting else next(given).clamp(min=0) for chunk in chunks]
+            passed = self._follow(last.passed.graph, chunks, drawn, last.guesses)
+            ahead = {c.sequence: slice(n * last.guesses, (n + 1) * last.guesses) for n, c in enumerate(chunks)}
+            self._started = _Step(chunks, rows, ahead, passed, last.guesses)
+        else:
+            last.passed.graph.advance(torch.stack(list(tokens)).clamp(min=0))
+            self._started = _Step(chunks, rows, {}, last.passed)  # its results lie where the last one's did
 
-    def _knows_next_scalings(self, step: _Step) -> bool:
-        """Whether the next tokens have the same scalings, whatever they are."""
+    def _follow(self, graph: DecodeGraph, chunks: Many[Chunk], drawn: Many[Tensor | None], guesses: int) -> _Pass:
+        """X-LoRA's next step: a generation row of each chunk, then its scaling rows."""
+        graph.follow(drawn, guesses, torch.cat([self._weights_of(chunk.sequence)[0] for chunk in chunks]))
+        assert graph.predicted is not None
+        first, last = len(chunks), len(chunks) * (1 + guesses)
+        return _Pass(graph.logits[:last], graph.best[:last], graph.predicted[first:last].clone(), graph)
+
+    def _can_follow(self, step: _Step, chunks: Many[Chunk]) -> bool:
+        """Whether the step after this one can be started before its tokens are known to the host."""
+        if len(chunks) + len(self._behind) != len(step.chunks):
+            return False
+        if step.guesses:
+            shares = [_xlora(chunk.sequence).right for chunk in step.chunks]
+            return self.tgt_non_granular_index is None and self._worthwhile(shares) == step.guesses
         if self.classifier is None:
             return True
-        frozen = (
-            _xlora(chunk.sequence).frozen is not None and scalings is _xlora(chunk.sequence).row
-            for chunk, scalings in zip(step.chunks, step.scalings, strict=True)
-        )
-        return not step.ahead and all(frozen)
+        return not step.ahead and all(_xlora(chunk.sequence).frozen is not None for chunk in chunks)
 
     def accept(self, sequence: Sequence, token: int) -> None:
         """Tell the runner which token was sampled, before the next step: a right guess's scalings are ready."""
         state = sequence.xlora
-        if state is None or state.frozen is not None or state.checked is None:
+        if state is None or state.frozen is not None or not state.guesses:
             return
-        right = state.checked == token
-        state.right += (right - state.right) * GUESS_MEMORY
-        if state.ready is None:
-            state.guess = None  # no scaling row ran for it: the next pass makes a new one
-        elif right:
+        rank = state.guesses.index(token) if token in state.guesses else None
+        state.right = after_token(state.right[: len(state.guesses)], rank)
+        if state.ahead is None:
+            state.guesses = ()  # no scaling row ran: the next pass makes new ones
+        elif rank is not None and rank < len(state.ahead):
+            if rank and self._started is None:  # (else it was moved before that step)
+                column = len(sequence.tokens)
+                self.cache.move(self._slot(sequence, 1), column + rank, column)
             state.hits += 1
+            state.use(rank)
         else:
             state.misses += 1
-            state.ready = state.guess = None
+            state.forget()
 
     def _rows(self, chunk: Chunk, kind: int, scalings: Tensor | None) -> _Rows:
         """A chunk's generation rows (kind 0) or scaling rows (kind 1)."""
@@ -351,7 +412,10 @@ class Runner:
             state.ready = None
             self._freeze(chunk, scalings)
             if chunk.sequence.want_scalings:
-                chunk.sequence.scalings.append(gained.expand(chunk.length, -1, -1))
+                told = gained.expand(chunk.length, -1, -1)
+                if told.device.type == "cuda" and chunk.length == 1 and _reaches_end(chunk):
+                    told = _to_host(told)  # with the token: who tells of it would wait for the next step otherwise
+                chunk.sequence.scalings.append(told)
             result.append(gained)
         return result
 
@@ -376,15 +440,15 @@ class Runner:
         return state.frozen is not None or (state.ready is not None and chunk.length == 1)
 
     def _scaling_pass(self, chunks: Many[Chunk]) -> list[Tensor]:
-        """Scaling rows of whole chunks: float32 [length, layers, adapters] each. The last row's guess is kept."""
+        """Scaling rows of whole chunks: float32 [length, layers, adapters] each. The last row's guesses are kept."""
         assert self.classifier is not None
         rows = [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in chunks]
         every = range(len(rows))
         passed = self._pass(rows, every if self.lookahead else (), every, self._all_active())
         assert passed.scalings is not None
         if self.lookahead:
-            for chunk, guess in zip(chunks, passed.best.tolist(), strict=True):
-                _xlora(chunk.sequence).guess = max(guess, 0)
+            for chunk, best in zip(chunks, passed.best.tolist(), strict=True):
+                _xlora(chunk.sequence).guesses = [max(token, 0) for token in best]
         return list(torch.split(passed.scalings, [chunk.length for chunk in chunks]))
 
     def _scaling_pass_scalings(self) -> Tensor | None:
@@ -400,16 +464,31 @@ class Runner:
             self.lookahead
             and state is not None
             and state.frozen is None
-            and state.guess is not None
-            and state.right >= GUESS_WORTH
+            and len(state.guesses) > 0
             and _reaches_end(chunk)
         )
 
-    def _guess_row(self, chunk: Chunk) -> _Rows:
-        state = _xlora(chunk.sequence)
-        assert state.guess is not None
-        start = chunk.start + chunk.length
-        return _Rows([state.guess], start, self._slot(chunk.sequence, 1), self._scaling_pass_scalings())
+    def _worthwhile_guesses(self, chunks: Many[Chunk]) -> int:
+        """How many guesses of each of these chunks' sequences are checked."""
+        if not chunks:
+            return 0
+        room = self.cache.capacity - max(chunk.start + chunk.length for chunk in chunks)
+        return min(room, self._worthwhile([_xlora(chunk.sequence).right for chunk in chunks]))
+
+    def _worthwhile(self, shares: Many[Many[float]]) -> int:
+        most = min(self._most_guesses, kernels.MAX_ROWS // len(shares) - 1)
+        cost = CPU_ROW_COST if self.decoder.device.type == "cpu" else GPU_ROW_COST
+        return worthwhile(shares, max(1, most), cost, self._guesses)
+
+    @property
+    def _most_guesses(self) -> int:
+        """Guesses that the passes know. Only graphs' rows can have columns of their own, and a row that is cheap."""
+        return 1 if self._graphs is None else MOST_GUESSES
+
+    def _guess_rows(self, chunk: Chunk, count: int) -> list[_Rows]:
+        position, slot = chunk.start + chunk.length, self._slot(chunk.sequence, 1)
+        tokens, scalings = _xlora(chunk.sequence).guesses[:count], self._scaling_pass_scalings()
+        return [_Rows([token], position, slot, scalings, beyond) for beyond, token in enumerate(tokens)]
 
     def _freeze(self, chunk: Chunk, scalings: Tensor) -> None:
         """Non-granular scalings: from completion token `tgt_non_granular_index` on, those of the token before it are
@@ -421,7 +500,7 @@ class Runner:
         if chunk.start + chunk.length - sequence.prompt_length >= self.tgt_non_granular_index:
             state.frozen = scalings[-1].clone()
             state.frozen_at = chunk.start + chunk.length
-            state.guess = None
+            state.guesses = ()
 
     def _weights_of(self, sequence: Sequence) -> Tensor:
         """float32 [1, 1, adapters]: the weights of LoRA, or what X-LoRA's scalings are multiplied by."""
@@ -479,9 +558,9 @@ class Runner:
         ends = [starts[number + 1] - 1 for number in asked]
         if not ends:
             nothing = hidden.new_empty((0, 0), dtype=torch.float32)
-            return _Pass(nothing, nothing.new_empty(0, dtype=torch.int64), scalings)
+            return _Pass(nothing, nothing.long(), scalings)
         logits = self._logits(rows, hidden[ends], ends, active)
-        return _Pass(logits, likeliest(logits), scalings)
+        return _Pass(logits, ranked(logits, self._most_guesses if classified else 1), scalings)
 
     def _replay(self, graphs: DecodeGraphs, rows: Many[_Rows], asked: Many[int], classified: Many[int]) -> _Pass:
         """The same by a captured graph, for parts of one row each."""
@@ -495,6 +574,7 @@ class Runner:
         graph.run(
             [part.tokens[0] for part in rows],
             [part.start for part in rows],
+            [part.start + part.beyond for part in rows],
             [part.slot for part in rows],
             [part.scalings for part in rows],
         )
@@ -510,6 +590,7 @@ class Runner:
         tokens: list[int] = []
         positions: list[int] = []
         for part in rows:
+            assert not part.beyond, "only graphs' rows have columns"
             segments.append(Segment(part.slot, len(tokens), len(part.tokens), part.start))
             positions.extend(range(part.start, part.start + len(part.tokens)))
             tokens.extend(part.tokens)
@@ -566,6 +647,12 @@ class Runner:
         )
 
 
+def _to_host(tensor: Tensor) -> Tensor:
+    """A copy on the host that is complete when the host has waited for the device."""
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return there.copy_(tensor, non_blocking=True)
+
+
 def _chosen(rows: Tensor, numbers: Many[int]) -> Tensor:
     """Some rows; a view where they lie together."""
     if not numbers:
@@ -591,6 +678,11 @@ def _row_of(scalings: Tensor | None, offset: int) -> Tensor | None:
 
 def _reaches_end(chunk: Chunk) -> bool:
     return chunk.start + chunk.length == len(chunk.sequence.tokens)
+
+
+def _ends(sequence: Sequence) -> bool:
+    """Whether one more token is its last, whatever it is."""
+    return len(sequence.tokens) + 1 >= sequence.limit
 
 
 def _xlora(sequence: Sequence) -> XLoraState:

@@ -90,6 +90,16 @@ def likeliest(logits: Tensor) -> Tensor:
     return torch.where(values.isfinite(), tokens, -1)
 
 
+def ranked(logits: Tensor, count: int) -> Tensor:
+    """The likeliest tokens of each row, best first; -1 where the logits are not numbers. [rows, vocab] -> int64 [rows,
+    count]
+    """
+    if count == 1:
+        return likeliest(logits)[:, None]
+    values, tokens = logits.topk(count, dim=-1)
+    return torch.where(values.isfinite(), tokens, -1)
+
+
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """The next token, int64 [], or -1 where nothing can be drawn; it stays on the device, so nothing waits for it.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradesk_engine.commands import Sampling
 from loradesk_engine.events import FinishReason, LookAhead, TokenLogprob
+from loradesk_engine.generation.guesses import FIRST_SHARES
 
 if TYPE_CHECKING:
     import torch
@@ -37,20 +39,22 @@ class XLoraState:
 
     Attributes:
         ready: scalings of the next token to compute, float32 [layers, adapters], if its scaling row has run.
-        guess: the base model's guess of the token after the last one whose scaling row has run.
-        checked: the guess of the token that is being sampled, whose scalings `ready` may hold.
-        right: how often guesses were right lately, 0 to 1.
+        guesses: the base model's guesses of the token after the last one whose scaling row has run, best first.
+        ahead: scalings of the first of them, if their scaling rows have run, float32 [guesses, layers, adapters].
+        after: the guesses after each of those.
+        right: how often the guess of each rank was right lately, 0 to 1.
         frozen: the scalings in use since the freeze (non-granular), float32 [layers, adapters].
         frozen_at: position from which on they are used.
-        hits, misses: of the guesses whose scaling row ran.
+        hits, misses: tokens whose scalings were ready, or not, where guesses were checked.
         row: the next token's scalings times the adapters' weights, float32 [1, layers, adapters].
         row_of, row_key: the scalings and the adapter state that it was made of.
     """
 
     ready: Tensor | None = None
-    guess: int | None = None
-    checked: int | None = None
-    right: float = 1.0
+    guesses: Many[int] = ()
+    ahead: Tensor | None = None
+    after: Many[Many[int]] = ()
+    right: Many[float] = FIRST_SHARES
     frozen: Tensor | None = None
     frozen_at: int | None = None
     hits: int = 0
@@ -58,6 +62,17 @@ class XLoraState:
     row: Tensor | None = None
     row_of: Tensor | None = None
     row_key: object = None
+
+    def use(self, number: int) -> None:
+        """The next token is the guess of this number that was looked ahead at, or the token behind that was."""
+        assert self.ahead is not None
+        self.ready, self.guesses = self.ahead[number], self.after[number]
+        self.ahead, self.after = None, ()
+
+    def forget(self) -> None:
+        """The next token is none of those: nothing is known of it."""
+        self.ready = self.ahead = None
+        self.guesses = self.after = ()
 
 
 @dataclass(eq=False)

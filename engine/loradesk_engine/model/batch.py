@@ -53,9 +53,12 @@ class Batch:
         positions: int64 [rows], position of each token in its own sequence.
         segments: which rows belong to which slot.
         delta: the adapters' part; None runs the base model.
-        slots: int64 [rows], or None. If given, each row is the next token of its own slot, `segments` is empty, and all
-            that differs from step to step is read on the device: such a pass can be captured in a CUDA graph. Only
-            within `kernels.used`.
+        slots: int64 [rows], or None. If given, each row is a next token of its slot, `segments` is empty, and all that
+            differs from step to step is read on the device: such a pass can be captured in a CUDA graph. Only within
+            `kernels.used`.
+        columns: int64 [rows], with `slots`: where in its slot each row's keys and values go. It is the position, but
+            for several candidates of one position: those go into columns of their own from there on, and see nothing
+            of each other.
         shared: what is made once for all layers, by whoever needs it.
     """
 
@@ -64,4 +67,5 @@ class Batch:
     segments: tuple[Segment, ...]
     delta: Delta | None = None
     slots: Tensor | None = None
+    columns: Tensor | None = None
     shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -56,6 +56,11 @@ class KVCache:
         self.slots, self.capacity = slots, capacity
         return True
 
+    def move(self, slot: int, column: int, target: int) -> None:
+        """Put what lies in one column of a slot into another one."""
+        for tensor in (*self.keys, *self.values):
+            tensor[slot, :, target] = tensor[slot, :, column]
+
     def clear(self) -> None:
         """Let go of all memory."""
         self.keys, self.values = [], []

@@ -58,10 +58,11 @@ class TritonStep:
         window: int | None,
         limit: float | None,
     ) -> Tensor:
-        positions, slots = batch.positions, batch.slots
+        positions, columns, slots = batch.positions, batch.columns, batch.slots
         assert slots is not None, "Triton's kernels take rows by slots"
-        q = rotate_and_store(q, k, v, *tables, positions, slots, keys, values)
-        return attend_rows(q, keys, values, positions, slots, scale, window, limit)
+        assert columns is not None
+        q = rotate_and_store(q, k, v, *tables, positions, columns, slots, keys, values)
+        return attend_rows(q, keys, values, positions, columns, slots, scale, window, limit)
 
     def lay_out(self, a: Tensor, parts: Sequence[AdapterPart]) -> _Laid:
         places = [
