@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import weakref
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from loradesk_engine.generation.engine import EngineCore
+from loradesk_engine.generation.graphs import DecodeGraph
 from loradesk_engine.generation.sampling import ranked
 
 DEVICE = "cuda"
@@ -101,16 +104,29 @@ def test_the_next_step_follows_from_the_drawn_tokens() -> None:
         torch.testing.assert_close(cache, was)
 
 
-def test_garbage_is_not_collected_within_a_capture(zoo) -> None:  # type: ignore[no-untyped-def]
-    settings = zoo.xlora_settings(device="cuda")
+def test_garbage_is_not_collected_within_a_capture(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = DecodeGraph._compute
+
+    def with_much_garbage(graph: DecodeGraph) -> Any:
+        if torch.cuda.is_current_stream_capturing():
+            gc.set_threshold(1, 1, 1)
+            kept = [[number] for number in range(1000)]
+            gc.set_threshold(10**9)
+            assert kept
+        return compute(graph)
+
     thresholds = gc.get_threshold()
-    for _ in range(3):
-        engine = EngineCore.load(settings)
-        cycle: list[object] = [engine]
-        cycle.append(cycle)
-        del engine, cycle
-        try:
-            gc.set_threshold(1, 1, 1)  # whatever is allocated next finds the engine
-            EngineCore.load(settings)
-        finally:
-            gc.set_threshold(*thresholds)
+    earlier: list[object] = [EngineCore.load(zoo.xlora_settings(device="cuda"))]
+    there = weakref.ref(earlier[0])
+    gc.collect()
+    try:
+        gc.set_threshold(10**9)
+        earlier.append(earlier)
+        del earlier
+        monkeypatch.setattr(DecodeGraph, "_compute", with_much_garbage)
+        EngineCore.load(zoo.xlora_settings(device="cuda"))
+        assert there() is not None
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert there() is None
