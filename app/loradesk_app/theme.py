@@ -28,6 +28,7 @@ class Tokens:
     border_strong: str
     text: str
     muted: str  # second-rank text; at least 4.5:1 on window and surface
+    disabled: str  # text of what cannot be used now; faint, but one can still read what is chosen
     accent: str
     accent_hover: str
     on_accent: str
@@ -51,6 +52,7 @@ LIGHT = Tokens(
     border_strong="#C3C8D4",
     text="#1A1E28",
     muted="#5A6272",
+    disabled="#858C9B",
     accent="#4F46E5",
     accent_hover="#4037C8",
     on_accent="#FFFFFF",
@@ -74,6 +76,7 @@ DARK = Tokens(
     border_strong="#474E5C",
     text="#E8EAF0",
     muted="#9DA5B5",
+    disabled="#6F7787",
     accent="#8F8BFF",
     accent_hover="#A5A2FF",
     on_accent="#14141F",
@@ -146,7 +149,7 @@ class Theme(QObject):
 
     def icon(self, name: str, role: str = "text") -> QIcon:
         """One of our drawings in the colour of a token."""
-        return _tinted_icon(name, getattr(self.tokens, role), self.tokens.border_strong)
+        return _tinted_icon(name, getattr(self.tokens, role), self.tokens.disabled)
 
     def bind_icon(self, target: Any, name: str, role: str = "text") -> None:
         """Give a button or action an icon that follows the theme; a second call replaces the first."""
@@ -262,5 +265,5 @@ def _palette(tokens: Tokens) -> QPalette:
     ):
         palette.setColor(which, QColor(color))
     for which in (role.WindowText, role.Text, role.ButtonText):
-        palette.setColor(group.Disabled, which, QColor(tokens.border_strong))
+        palette.setColor(group.Disabled, which, QColor(tokens.disabled))
     return palette

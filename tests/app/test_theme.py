@@ -27,6 +27,7 @@ def contrast(one: str, other: str) -> float:
 def test_text_reads_well_on_every_ground(tokens, ground):
     assert contrast(tokens.text, getattr(tokens, ground)) > 10
     assert contrast(tokens.muted, getattr(tokens, ground)) > 4.5
+    assert contrast(tokens.disabled, getattr(tokens, ground)) > 2.9
 
 
 @pytest.mark.parametrize("tokens", [LIGHT, DARK], ids=["light", "dark"])

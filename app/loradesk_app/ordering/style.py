@@ -36,7 +36,7 @@ QFrame[kind="finding"]:focus { border-color: $accent; }
 QFrame[kind="finding"][chosen="true"] { background: $accent_soft; }
 QFrame[kind="finding"] QPushButton { padding: 2px 10px; min-height: 16px; }
 QFrame[kind="notice"] QPushButton, QFrame[kind="problem"] QPushButton { padding: 4px 12px; }
-QTableView QLineEdit, QTreeView QLineEdit { border-radius: 0; padding: 0 4px; }
+QTableView QLineEdit, QTreeView QLineEdit { border-radius: 0; padding: 0 4px; min-height: 0; }
 """)
 
 
