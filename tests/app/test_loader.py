@@ -91,6 +91,42 @@ def test_what_is_missing_is_said_when_load_is_pressed_not_before(dialog, worker,
     assert dialog.complaint.text() == ""
 
 
+def test_a_complaint_leaves_the_focus_where_one_types(dialog, qtbot):
+    choose(qtbot, dialog.source, "hub")
+    qtbot.mouseClick(dialog.load_button, Qt.MouseButton.LeftButton)
+    assert dialog.focusWidget() is dialog.hub_id
+    dialog.xlora.edit.setFocus()
+    qtbot.keyClicks(dialog.xlora.edit, "/m")
+    assert dialog.focusWidget() is dialog.xlora.edit
+
+
+def test_missing_adapters_are_marked_where_they_belong(dialog, qtbot):
+    dialog.set_form(LoadForm(source="local", path="/m", mode="lora"))
+    qtbot.mouseClick(dialog.load_button, Qt.MouseButton.LeftButton)
+    assert dialog.table.property("invalid")
+    assert dialog.focusWidget() is dialog.table
+    dialog.adapters.add("/a/json")
+    assert not dialog.table.property("invalid")
+
+
+def test_only_adapters_that_are_selected_can_be_removed(dialog, qtbot):
+    dialog.set_form(LoadForm(source="local", path="/m", mode="lora", adapters=(AdapterSource("a", "/a"),)))
+    assert not dialog.remove_adapter.isEnabled()
+    dialog.table.selectRow(0)
+    qtbot.mouseClick(dialog.remove_adapter, Qt.MouseButton.LeftButton)
+    assert dialog.adapters.adapters() == ()
+    assert not dialog.remove_adapter.isEnabled()
+
+
+def test_fields_tell_all_of_a_text_that_is_longer_than_they_are(dialog):
+    dialog.path.set_text("/m/<b>/base")
+    dialog.hub_id.setText("org/model")
+    assert dialog.path.edit.toolTip().replace("\u200b", "") == "<qt>/m/&lt;b&gt;/base</qt>"
+    assert "model" in dialog.hub_id.toolTip()
+    dialog.hub_id.clear()
+    assert dialog.hub_id.toolTip() == ""
+
+
 @pytest.mark.parametrize(
     ("form", "field"),
     [
@@ -301,6 +337,24 @@ def test_a_load_that_fits_is_told_quietly_and_one_that_does_not_loudly(dialog, w
     assert dialog.memory.sentence.text().startswith("It will not fit: 9.0 GB are needed, 8.0 GB are free on cpu.")
     assert dialog.memory.sentence.property("kind") == "danger"
     assert dialog.load_button.isEnabled()  # a warning: the user decides
+
+
+def test_the_estimate_is_in_sight_in_the_smallest_window(dialog, window, worker, qtbot):
+    dialog.set_form(LoadForm(source="hub", hub_id="org/model", mode="lora", adapters=(AdapterSource("a", "org/a"),)))
+    dialog.resize(dialog.minimumSize())
+    worker.tell(estimate_of(dialog.form().settings(), 3_000_000_000, 8_000_000_000))
+    window.client.drain()
+    bar = dialog.memory.bar
+    qtbot.waitUntil(lambda: bar.visibleRegion().boundingRect() == bar.rect())
+
+
+def test_a_failed_load_takes_the_place_of_the_estimate_until_it_is_dismissed(dialog, window, worker, qtbot):
+    worker.replies[Load] = lambda command: [LoadFailed(BROKEN, model_kept=True)]
+    dialog.accept()
+    window.client.drain()
+    assert not dialog.memory.isVisible()
+    qtbot.mouseClick(dialog.problem.close_button, Qt.MouseButton.LeftButton)
+    assert dialog.memory.isVisible()
 
 
 def test_an_estimate_of_what_was_chosen_before_is_not_shown(dialog, window, worker, qtbot):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QPainter, QPaintEvent, QPalette, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -34,7 +34,7 @@ from loradesk_app.loader.recent import title
 from loradesk_app.loader.typing_watch import TypingWatch
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
-from loradesk_app.widgets.drop_edit import dropped_paths
+from loradesk_app.widgets.drop_edit import dropped_paths, tell_whole_text
 from loradesk_app.widgets.labels import label
 from loradesk_app.widgets.problem_box import ProblemBox
 from loradesk_app.widgets.segmented import Segmented
@@ -51,6 +51,7 @@ QUANTIZE_TIP = (
     "X-LoRA keeps its mix better with 8 bits than with 4."
 )
 NO_QUANTIZE_TIP = "A GGUF file brings its own types of weights: there is nothing to quantize."
+NO_ADAPTERS = "No adapters yet. Add a folder or a hub id; an ordering file may name some as well."
 LABEL_WIDTH = 118
 ESTIMATE_MS = 250  # after the last change: an estimate for each letter of a path helps nobody
 WAIT_MS = 500  # after which an estimate of something else is taken away
@@ -97,6 +98,7 @@ class LoaderDialog(QDialog):
 
         self.path = PathField("Base model", "Folder with config.json, or a .gguf file", files="GGUF models (*.gguf)")
         self.hub_id = _line("Hub id", "organisation/model")
+        tell_whole_text(self.hub_id)
         self.revision = _line("Revision", "Branch, tag or commit (optional)")
         self.token = _line("Access token", "For gated models only; never saved")
         self.token.setEchoMode(QLineEdit.EchoMode.Password)
@@ -108,6 +110,9 @@ class LoaderDialog(QDialog):
         self.add_hub.clicked.connect(self._add_by_id)
         self.remove_adapter = icon_button(theme, "trash", "Remove the selected adapters")
         self.remove_adapter.clicked.connect(self._remove_adapters)
+        self.table.selectionModel().selectionChanged.connect(lambda _new, _old: self._show_remove())
+        self.adapters.modelReset.connect(self._show_remove)
+        self._show_remove()
         self.xlora = PathField("X-LoRA checkpoint", "Folder with xlora_config.json, or a hub id")
         self.ordering = PathField("Ordering file", "", folders=False, files="Ordering files (*.json);;All files (*)")
         self.ordering_row = QWidget()
@@ -151,7 +156,7 @@ class LoaderDialog(QDialog):
         self._typing.ended.connect(self._estimate_timer.start)
 
         self.problem = ProblemBox(theme)
-        self.problem.dismissed.connect(self.problem.hide)
+        self.problem.dismissed.connect(self._dismiss_problem)
         self.progress = LoadProgress()
         self.progress.cancel_requested.connect(self.cancel_requested)
         self.complaint = label("", "danger", wrap=True)
@@ -161,6 +166,12 @@ class LoaderDialog(QDialog):
         self.close_button = push_button("Close")
         self.close_button.clicked.connect(self.reject)
 
+        self._complaint_fields: dict[str, QWidget] = {
+            "path": self.path.edit,
+            "hub_id": self.hub_id,
+            "xlora": self.xlora.edit,
+            "adapters": self.table,
+        }
         self._build()
         for signal in (self.path.changed, self.xlora.changed, self.ordering.changed, self.hub_id.textChanged):
             signal.connect(lambda _text: self._check())
@@ -244,7 +255,10 @@ class LoaderDialog(QDialog):
     def accept(self) -> None:
         """Ask for the load; the dialog stays to show how it goes."""
         self._asked = True
-        if self._loading or not self._check():
+        if self._loading:
+            return
+        if not self._check():
+            self._focus_what_is_missing()
             return
         self.load_requested.emit(self.form().settings())
 
@@ -287,6 +301,7 @@ class LoaderDialog(QDialog):
     def show_failed(self, event: LoadFailed) -> None:
         self._show_loading(False)
         self.problem.show_problem(event.problem, "The model loaded before is still there." if event.model_kept else "")
+        self._show_memory()
 
     def show_estimate(self, event: MemoryEstimated) -> None:
         if event.settings == self.form().settings():  # otherwise it is of a choice that was changed since
@@ -357,10 +372,6 @@ class LoaderDialog(QDialog):
         how.addRow("", self.quantize_note)
         how.addRow(_caption("Conte&xt", self.context), self.context)
         how.addRow(_caption("&Freeze after", self.non_granular), self.non_granular)
-        memory_name = label("Memory", "muted")
-        memory_name.setAlignment(Qt.AlignmentFlag.AlignTop)
-        memory_name.setContentsMargins(0, self.memory.TOP, 0, 0)
-        how.addRow(memory_name, self.memory)
         self._how = how
         self.non_granular.setToolTip(
             "Non-granular scalings: after this many tokens of the answer the mix stays as it is, "
@@ -385,18 +396,13 @@ class LoaderDialog(QDialog):
             form.addLayout(row)
             for page in pages:
                 form.addWidget(page)
-            line = QFrame()
-            line.setProperty("kind", "line")
             form.addSpacing(2)
-            form.addWidget(line)
+            form.addWidget(_separator())
             form.addSpacing(2)
         form.addLayout(how)
         form.addStretch(1)
         self._content = content
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
+        scroll = _FormArea(content, form)
 
         self._foot = QWidget()
         foot = QHBoxLayout(self._foot)
@@ -407,6 +413,8 @@ class LoaderDialog(QDialog):
         bottom = QVBoxLayout()
         bottom.setContentsMargins(24, 0, 24, 20)
         bottom.setSpacing(12)
+        bottom.addWidget(_separator())
+        bottom.addWidget(self._memory_row())
         bottom.addWidget(self.problem)
         bottom.addWidget(self.progress)
         bottom.addWidget(self._foot)
@@ -417,8 +425,21 @@ class LoaderDialog(QDialog):
         column.addLayout(head)
         column.addWidget(scroll, 1)
         column.addLayout(bottom)
-        self.resize(640, 660)
-        self.setMinimumSize(520, 440)
+        self.resize(640, 680)
+        self.setMinimumSize(544, 460)
+
+    def _memory_row(self) -> QWidget:
+        """The estimate, beside its name. It stands below what scrolls: one looks at it while choosing."""
+        self._memory_line = QWidget()
+        name = label("Memory", "muted")
+        name.setMinimumWidth(LABEL_WIDTH)
+        name.setContentsMargins(0, self.memory.TOP, 0, 0)
+        row = QHBoxLayout(self._memory_line)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(12)
+        row.addWidget(name, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self.memory, 1)
+        return self._memory_line
 
     def _arrange(self) -> None:
         """Show the fields that belong to the chosen source and mode."""
@@ -449,15 +470,19 @@ class LoaderDialog(QDialog):
         found = form.complaint()
         self._estimate_timer.start()
         self.complaint.setText(found[1] if found and self._asked else "")
-        for name, field in (("path", self.path.edit), ("hub_id", self.hub_id), ("xlora", self.xlora.edit)):
+        for name, field in self._complaint_fields.items():
             wrong = bool(found and self._asked and found[0] == name)
             if field.property("invalid") != wrong:
                 field.setProperty("invalid", wrong)
                 field.style().unpolish(field)
                 field.style().polish(field)
-            if wrong:
-                field.setFocus()
         return found is None
+
+    def _focus_what_is_missing(self) -> None:
+        """Only when a load was asked for: while something else is typed, the focus stays there."""
+        found = self.form().complaint()
+        if found:
+            self._complaint_fields[found[0]].setFocus()
 
     def _ask_estimate(self) -> None:
         """Ask for an estimate of what is chosen, if enough is. Half of a hub id never reaches the hub."""
@@ -477,7 +502,16 @@ class LoaderDialog(QDialog):
         self._content.setEnabled(not loading)
         self.recent_button.setEnabled(not loading and bool(self._recent_menu.actions()))
         self.progress.setVisible(loading)
+        self._show_memory()
         self.load_button.setEnabled(not loading)
+
+    def _show_memory(self) -> None:
+        """How much a load would take, unless there is something to say about one that was tried."""
+        self._memory_line.setVisible(not self._loading and self.problem.isHidden())
+
+    def _dismiss_problem(self) -> None:
+        self.problem.hide()
+        self._show_memory()
 
     def _browse_adapter(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the adapter")
@@ -488,6 +522,9 @@ class LoaderDialog(QDialog):
         row = self.adapters.add("", "adapter")
         self.table.setFocus()
         self.table.edit(self.adapters.index(row, COL_SOURCE))
+
+    def _show_remove(self) -> None:
+        self.remove_adapter.setEnabled(self.table.selectionModel().hasSelection())
 
     def _remove_adapters(self) -> None:
         self.adapters.remove({index.row() for index in self.table.selectionModel().selectedIndexes()})
@@ -513,6 +550,25 @@ class _Pages(QStackedWidget):
         self.updateGeometry()
 
 
+class _FormArea(QScrollArea):
+    """A form that scrolls up and down. Its fields end where the buttons below do, with a scroll bar and without."""
+
+    def __init__(self, content: QWidget, layout: QVBoxLayout) -> None:
+        super().__init__()
+        self._layout = layout
+        self._right = layout.contentsMargins().right()
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+        self.verticalScrollBar().rangeChanged.connect(lambda _low, _high: self._fit())
+
+    def _fit(self) -> None:
+        bar = self.verticalScrollBar()
+        margins = self._layout.contentsMargins()
+        margins.setRight(self._right - (bar.sizeHint().width() if bar.maximum() > 0 else 0))
+        self._layout.setContentsMargins(margins)
+
+
 def _form(rows: list[tuple[str, QWidget]]) -> QWidget:
     page = QWidget()
     form = QFormLayout(page)
@@ -535,6 +591,12 @@ def _caption(text: str, field: QWidget) -> QWidget:
     return caption
 
 
+def _separator() -> QFrame:
+    line = QFrame()
+    line.setProperty("kind", "line")
+    return line
+
+
 def _line(name: str, placeholder: str) -> QLineEdit:
     line = QLineEdit()
     line.setAccessibleName(name)
@@ -542,8 +604,21 @@ def _line(name: str, placeholder: str) -> QLineEdit:
     return line
 
 
+class _AdapterTable(QTableView):
+    """Says what belongs here while it is empty."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        if self.model().rowCount() == 0:
+            painter = QPainter(self.viewport())
+            painter.setPen(self.palette().color(QPalette.ColorRole.PlaceholderText))
+            room = self.viewport().rect().adjusted(12, 4, -12, -4)
+            painter.drawText(room, Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap, NO_ADAPTERS)
+            painter.end()
+
+
 def _adapter_table(model: AdapterListModel) -> QTableView:
-    table = QTableView()
+    table = _AdapterTable()
     table.setAccessibleName("LoRA adapters")
     table.setModel(model)
     table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -551,7 +626,7 @@ def _adapter_table(model: AdapterListModel) -> QTableView:
     table.setTabKeyNavigation(False)
     table.verticalHeader().hide()
     table.horizontalHeader().setHighlightSections(False)
-    table.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft)
+    table.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
     table.horizontalHeader().setSectionResizeMode(COL_SOURCE, QHeaderView.ResizeMode.Stretch)
     table.setColumnWidth(COL_NAME, 150)
     table.setMinimumHeight(96)

@@ -6,7 +6,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QWidget
 
 from loradesk_app.widgets.buttons import push_button
-from loradesk_app.widgets.drop_edit import DropEdit
+from loradesk_app.widgets.drop_edit import DropEdit, tell_whole_text
 
 
 class PathField(QWidget):
@@ -22,6 +22,7 @@ class PathField(QWidget):
         self.edit.setAccessibleName(name)
         self.edit.setClearButtonEnabled(True)
         self.edit.textChanged.connect(self.changed)
+        tell_whole_text(self.edit)
         self.browse = push_button("Browse…")
         self.browse.setAccessibleName(f"Browse for {name}")
         if folders and files:

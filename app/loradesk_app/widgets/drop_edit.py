@@ -5,6 +5,8 @@ from __future__ import annotations
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QLineEdit
 
+from loradesk_app.widgets.labels import plain_tip
+
 
 class DropEdit(QLineEdit):
     """Takes a dropped file or folder as its text."""
@@ -23,6 +25,11 @@ class DropEdit(QLineEdit):
             event.acceptProposedAction()
         else:
             super().dropEvent(event)
+
+
+def tell_whole_text(edit: QLineEdit) -> None:
+    """Let the pointer over a field tell all of what it holds: paths and hub ids are often longer than it."""
+    edit.textChanged.connect(lambda text: edit.setToolTip(plain_tip(text)))
 
 
 def dropped_paths(event: QDropEvent) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QLabel, QStyle, QStyleOption, QWidget
@@ -15,6 +17,16 @@ def label(text: str, kind: str = "", *, wrap: bool = False, parent: QWidget | No
     if kind:
         result.setProperty("kind", kind)
     return result
+
+
+def plain_tip(text: str) -> str:
+    """A tooltip that says a text as it is and breaks its long lines, which Qt does for rich text only.
+
+    Names and paths come from files, and one with a tag in it would be taken for rich text. They have no blanks to break
+    at; a zero-width space after each slash lets them wrap.
+    """
+    lines = escape(text, quote=False).replace("/", "/\u200b").replace("\n", "<br>")
+    return f"<qt>{lines}</qt>" if text else ""
 
 
 class ElidedLabel(QLabel):
@@ -46,7 +58,7 @@ class ElidedLabel(QLabel):
         super().resizeEvent(event)
         if not self._tip:
             cut = self.fontMetrics().horizontalAdvance(self.text()) > self.contentsRect().width()
-            super().setToolTip(self.text() if cut else "")
+            super().setToolTip(plain_tip(self.text()) if cut else "")
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         option = QStyleOption()
