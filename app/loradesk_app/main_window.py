@@ -78,7 +78,7 @@ if TYPE_CHECKING:  # events.py imports numpy, which the window can do without un
 
 MIN_SIZE = (720, 480)
 START_SIZE = (1280, 800)
-SIDE_MIN_WIDTH = 326
+SIDE_MIN_WIDTH = 340  # the heads of its panes fit whole
 MESSAGE_MS = 5000
 MAX_TOGGLES = 9
 SAVE_SECONDS = 10.0

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QSplitter, QVBoxLayout, QWidget
 from loradesk_app.widgets.segmented import Segmented
 
 STACK_HEIGHT = 560  # below this, two panes above one another are too low to be of use
+STACKED_LEAST = 264  # of each; a tab's pane takes what there is, and scrolls
 
 
 class SidePanel(QWidget):
@@ -65,4 +66,5 @@ class SidePanel(QWidget):
         for heading in self._headings:
             heading.setVisible(not self._tabbed)  # the tab says it already
         for pane, title in zip(self._panes, self._titles, strict=True):
+            pane.setMinimumHeight(0 if self._tabbed else STACKED_LEAST)
             pane.setVisible(not self._tabbed or self.tabs.current() == title)

@@ -96,6 +96,9 @@ DARK = Tokens(
 ADAPTER_LIGHT = ("#D9700A", "#0072B2", "#00875F", "#B4508C", "#3FA0D8", "#A88A00", "#C23B22", "#6B6F7B")
 ADAPTER_DARK = ("#F5A04A", "#4FA8E8", "#2FC79A", "#E394C4", "#9AD6F7", "#EBD855", "#FF7F66", "#B4B9C6")
 
+# Of the first eight adapters, the next eight, and so on.
+LINES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
+
 
 class Theme(QObject):
     """The look in force; `changed` tells when colours or text size became other ones."""
@@ -136,6 +139,10 @@ class Theme(QObject):
         """The colour of the adapter at a place in the model's order; the same in strips, chips and plots."""
         colors = ADAPTER_DARK if self.is_dark else ADAPTER_LIGHT
         return QColor(colors[index % len(colors)])
+
+    def adapter_line(self, index: int) -> Qt.PenStyle:
+        """The line of an adapter: colours come again after eight, with another line."""
+        return LINES[index // len(ADAPTER_LIGHT) % len(LINES)]
 
     def set_mode(self, mode: str) -> None:
         if mode != self._mode:

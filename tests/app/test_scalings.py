@@ -14,8 +14,10 @@ from PySide6.QtTest import QTest
 from loradesk_app.scalings.export import Snapshot, to_csv, to_npz
 from loradesk_app.scalings.scalings_model import ScalingsModel
 from loradesk_app.scalings.token_axis import nice_step, visible
+from loradesk_app.widgets.chip import Chip
 from loradesk_engine.commands import ChatRequest
 from loradesk_engine.demo import demo_settings
+from loradesk_engine.events import ModelLoaded
 
 
 @pytest.fixture
@@ -269,3 +271,57 @@ def test_the_newest_token_stays_in_view(answered):
         pane.plots.redraw()
         low, high = pane.plots.top.getViewBox().viewRange()[0]
         assert low < token < high
+
+
+@pytest.fixture
+def crowd(make_window, worker, script):
+    """A small window with 64 adapters that has scalings of a few tokens."""
+    window = make_window(demo_settings("xlora"), size=(720, 800))
+    infos = tuple(script.adapter_info(f"expert-{number:02d}-of-the-mixture") for number in range(64))
+    worker.tell(ModelLoaded(script.model_info(adapters=infos)))
+    window.client.drain()
+    scalings = np.full((20, 42, 64), 0.8 / 63, np.float32)
+    scalings[:, :, 5] = 0.2
+    window.scalings.model.append(0, scalings, ["x"] * 20)
+    QTest.qWait(80)
+    return window
+
+
+def test_the_legend_of_many_adapters_leaves_room_for_the_curves(crowd):
+    pane = crowd.scalings
+    assert pane.legend.height() < 0.25 * pane.height()
+    assert pane.legend.verticalScrollBar().maximum() > 0
+    assert pane.plots.top.height() > pane.legend.height()
+
+
+def test_a_click_on_the_legend_shows_the_layers_of_an_adapter(crowd, qtbot):
+    chip = crowd.scalings.legend.findChildren(Chip)[1]
+    qtbot.mouseClick(chip, Qt.MouseButton.LeftButton)
+    assert crowd.scalings.plots.adapter.currentText() == "expert-01-of-the-mixture"
+
+
+def test_many_adapters_differ_in_colour_or_line(crowd):
+    pens = [curve.opts["pen"] for curve in crowd.scalings.plots.curves[:32]]
+    assert len({(pen.color().rgb(), pen.style()) for pen in pens}) == 32
+
+
+def test_the_curve_of_the_chosen_adapter_stands_out_among_many(crowd):
+    plots = crowd.scalings.plots
+    plots.adapter.setCurrentIndex(40)
+    widths = [curve.opts["pen"].widthF() for curve in plots.curves]
+    assert widths.index(max(widths)) == 40
+    assert widths.count(max(widths)) == 1
+
+
+def test_axis_and_colours_fit_the_small_shares_of_many_adapters(crowd):
+    plots = crowd.scalings.plots
+    plots.adapter.setCurrentIndex(5)
+    assert 0.2 < plots.top.getViewBox().viewRange()[1][1] < 0.35
+    assert plots.image.levels.tolist() == pytest.approx([0, 0.25])
+
+
+def test_the_tip_of_many_adapters_names_the_strongest(crowd):
+    text = crowd.scalings.plots.describe(3)
+    assert text.count("●") == 8
+    assert "expert-05-of-the-mixture" in text
+    assert "56 more, at most 0.013 each" in text

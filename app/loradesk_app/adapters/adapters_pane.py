@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QStackedLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QStackedLayout, QVBoxLayout, QWidget
 
 from loradesk_app.adapters.add_adapter_dialog import AddAdapterDialog
 from loradesk_app.adapters.channel_strip import ChannelStrip
+from loradesk_app.adapters.desk_scroll import DeskScroll
 from loradesk_app.adapters.mix_model import MixModel
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
@@ -52,9 +53,9 @@ class AdaptersPane(QFrame):
 
         self.title = label("Adapters", "heading")
         self.count = ElidedLabel("", "small")
-        self.all_on = push_button("All on", "flat")
+        self.all_on = push_button("All on", "tight")
         self.all_on.clicked.connect(lambda: self.model.switch_all(True))
-        self.all_off = push_button("All off", "flat")
+        self.all_off = push_button("All off", "tight")
         self.all_off.clicked.connect(lambda: self.model.switch_all(False))
         self.reset = icon_button(theme, "refresh", "All faders back to 1")
         self.reset.clicked.connect(self.model.reset)
@@ -62,23 +63,19 @@ class AdaptersPane(QFrame):
         self.add_button.clicked.connect(self.ask_for_adapter)
         head = QHBoxLayout()
         head.setContentsMargins(16, 8, 8, 0)
-        head.setSpacing(4)
+        head.setSpacing(2)
         head.addWidget(self.title)
-        head.addSpacing(6)
+        head.addSpacing(4)
         head.addWidget(self.count, 1)
         for button in (self.all_on, self.all_off, self.reset, self.add_button):
             head.addWidget(button)
 
         content = QWidget()
         self._row = QHBoxLayout(content)
-        self._row.setContentsMargins(10, 2, 10, 10)
+        self._row.setContentsMargins(0, 2, 0, 6)
         self._row.setSpacing(6)
         self._row.addStretch(0)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
-        scroll.setMinimumHeight(210)
+        self.scroll = DeskScroll(content)
         empty = QWidget()
         self._empty_text = label("", "muted", wrap=True)
         self._empty_text.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -94,12 +91,15 @@ class AdaptersPane(QFrame):
         holder = QWidget()
         self._stack = QStackedLayout(holder)
         self._stack.addWidget(empty)
-        self._stack.addWidget(scroll)
+        self._stack.addWidget(self.scroll)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
         column.addLayout(head)
-        column.addWidget(holder, 1)
+        inset = QHBoxLayout()  # strips that are cut off end inside the pane's border
+        inset.setContentsMargins(10, 0, 10, 4)
+        inset.addWidget(holder)
+        column.addLayout(inset, 1)
 
         self.model.modelReset.connect(self._rebuild)
         self.model.dataChanged.connect(lambda _first, _last: self._show())

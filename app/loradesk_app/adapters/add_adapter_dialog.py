@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QDialog, QFileDialog, QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialog, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from loradesk_app.widgets.buttons import push_button
+from loradesk_app.widgets.drop_edit import tell_whole_text
 from loradesk_app.widgets.labels import label
 from loradesk_engine.commands import AdapterSource
 
@@ -26,6 +27,7 @@ class AddAdapterDialog(QDialog):
         self.source.setPlaceholderText("Folder of a PEFT adapter, or a hub id")
         self.source.setAccessibleName("Adapter folder or hub id")
         self.source.textChanged.connect(self._note_source)
+        tell_whole_text(self.source)
         browse = push_button("Browse…")
         browse.clicked.connect(self._browse)
         self.name = QLineEdit()
@@ -40,14 +42,14 @@ class AddAdapterDialog(QDialog):
         cancel.clicked.connect(self.reject)
 
         place = QHBoxLayout()
+        place.setSpacing(8)
         place.addWidget(self.source, 1)
         place.addWidget(browse)
         form = QFormLayout()
+        form.setHorizontalSpacing(12)
         form.setVerticalSpacing(10)
-        source_caption = label("&Source")
-        source_caption.setBuddy(self.source)
-        form.addRow(source_caption, place)
-        form.addRow("&Name", self.name)
+        form.addRow(_caption("&Source", self.source), place)
+        form.addRow(_caption("&Name", self.name), self.name)
         buttons = QHBoxLayout()
         buttons.addWidget(self.complaint, 1)
         buttons.addWidget(cancel)
@@ -89,3 +91,10 @@ class AddAdapterDialog(QDialog):
         name = self.name.text().strip()
         self.complaint.setText(f"There already is an adapter {name}." if name in self._taken else "")
         self.add_button.setEnabled(bool(name and self.source.text().strip()) and name not in self._taken)
+
+
+def _caption(text: str, field: QLineEdit) -> QLabel:
+    caption = label(text, "muted")
+    caption.setBuddy(field)
+    caption.setMinimumHeight(field.sizeHint().height())  # the text stands level with the field's
+    return caption

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, QRectF, QSignalBlocker, Qt, Signal
-from PySide6.QtGui import QContextMenuEvent, QPainter, QPaintEvent
+from PySide6.QtCore import QEvent, QPointF, QSignalBlocker, Qt, Signal
+from PySide6.QtGui import QContextMenuEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QVBoxLayout, QWidget
 
 from loradesk_app.adapters.fader import STEPS, Fader, Meter
 from loradesk_app.adapters.mix_model import MAX_WEIGHT, UNITY, Channel
 from loradesk_app.adapters.switch import ChannelSwitch
 from loradesk_app.theme import Theme
-from loradesk_app.widgets.labels import ElidedLabel
+from loradesk_app.widgets.labels import ElidedLabel, plain_tip
 from loradesk_app.widgets.spins import decimal_spin
 
 # In heights of a line of text, so that strips grow with it.
-COMPACT, ROOMY, WIDEST = 4.4, 6.4, 7.6
+COMPACT, ROOMY, WIDEST, LONGEST = 4.4, 6.4, 7.6, 11.5
+KEYS = 9  # so many channels have a key
 
 
 class ChannelStrip(QFrame):
     """Name, switch, solo, fader, meter and number of one channel; says what the user wishes, shows what is.
 
-    `compact` lets it become narrower than most names: for a few strips that may fit side by side.
+    `compact` lets it become narrower than most names: for a few strips that may fit side by side. Others, which scroll
+    anyway, are as wide as their names: the middle of `expert-12-of-64` is what tells it from the next one.
     """
 
     on_requested = Signal(bool)
@@ -79,8 +81,13 @@ class ChannelStrip(QFrame):
 
     def _set_widths(self) -> None:
         line = self.fontMetrics().height()
-        self.setMinimumWidth(round((COMPACT if self._compact else ROOMY) * line))
-        self.setMaximumWidth(round(WIDEST * line))
+        least = COMPACT * line
+        if not self._compact:
+            sides = self.layout().contentsMargins()
+            named = self.name.sizeHint().width() + sides.left() + sides.right() + 2
+            least = min(max(named, ROOMY * line), LONGEST * line)
+        self.setMinimumWidth(round(least))
+        self.setMaximumWidth(round(max(least, WIDEST * line)))
 
     def tab_stops(self) -> tuple[QWidget, ...]:
         return (self.switch, self.solo, self.fader, self.number)
@@ -88,12 +95,16 @@ class ChannelStrip(QFrame):
     def show_channel(self, channel: Channel, mode: str, heard: bool) -> None:
         """Show a channel as it is; sends nothing."""
         info = channel.info
-        self.name.setText(info.name)
+        if self.name.text() != info.name:
+            self.name.setText(info.name)
+            self._set_widths()
         self._removable = mode == "lora"
-        self.setToolTip(channel_tip(channel, mode))
+        self.setToolTip(plain_tip(channel_tip(channel, mode)))
         self.setAccessibleName(f"Adapter {info.name}")
+        self.setAccessibleDescription(channel_tip(channel, mode))
         self.switch.setAccessibleName(f"{info.name} on")
-        self.switch.setToolTip(f"Switch {info.name} on or off (Ctrl+{self._index + 1}); Shift-click: solo")
+        key = f" (Ctrl+{self._index + 1})" if self._index < KEYS else ""
+        self.switch.setToolTip(plain_tip(f"Switch {info.name} on or off{key}; Shift-click: solo"))
         self.solo.setAccessibleName(f"{info.name} solo")
         self.fader.setAccessibleName(f"{info.name} weight")
         self.number.setAccessibleName(f"{info.name} weight as a number")
@@ -125,9 +136,11 @@ class ChannelStrip(QFrame):
         super().paintEvent(event)
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(self._theme.adapter_color(self._index))
-        painter.drawRoundedRect(QRectF(10, 4, self.width() - 20, 4), 2, 2)
+        pen = QPen(self._theme.adapter_color(self._index), 4, self._theme.adapter_line(self._index))
+        solid = pen.style() == Qt.PenStyle.SolidLine
+        pen.setCapStyle(Qt.PenCapStyle.RoundCap if solid else Qt.PenCapStyle.FlatCap)
+        painter.setPen(pen)
+        painter.drawLine(QPointF(12, 6), QPointF(self.width() - 12, 6))
         painter.end()
 
 

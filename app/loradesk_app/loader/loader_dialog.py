@@ -39,6 +39,7 @@ from loradesk_app.widgets.labels import label
 from loradesk_app.widgets.problem_box import ProblemBox
 from loradesk_app.widgets.segmented import Segmented
 from loradesk_app.widgets.spins import whole_spin
+from loradesk_app.widgets.wheel import leave_wheel_to_page
 from loradesk_engine.commands import LoadSettings
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class LoaderDialog(QDialog):
         self.quantize.setAccessibleName("Quantize")
         for key, text in QUANTIZE:
             self.quantize.addItem(text, key)
+        for chooser in (self.device, self.dtype, self.quantize):
+            leave_wheel_to_page(chooser)
         self.quantize_note = label(NO_QUANTIZE_TIP, "muted", wrap=True)
         self.context = whole_spin(0, 1_048_576, 1024, "the model's own", " tokens")
         self.context.setAccessibleName("Context")

@@ -11,9 +11,10 @@ from PySide6.QtGui import QFont, QPen, QTransform
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
 
 from loradesk_app.scalings.color_scale import ColorScale
-from loradesk_app.scalings.scalings_model import ScalingsModel
+from loradesk_app.scalings.scalings_model import MANY, ScalingsModel
 from loradesk_app.scalings.token_axis import TokenAxis, visible
 from loradesk_app.theme import Theme
+from loradesk_app.widgets.elided_combo import ElidedCombo
 from loradesk_app.widgets.labels import label
 
 FRAME_MS = 50
@@ -23,6 +24,9 @@ FIRST_WINDOW = 48  # tokens shown before the sequence is longer
 MIN_WINDOW = 6
 STEPS_ACROSS = 12
 COLOR_MAP = "viridis"
+TIP_ROWS = 8  # the strongest; the tip of 64 adapters would be taller than the screen
+LABEL_HEIGHT = 80  # of the curves; lower, the word would lie on them
+CROWD, FAINT = 16, 110  # with more curves, those beside the one that is looked at are drawn so faint, of 255
 
 
 class ScalingPlots(QWidget):
@@ -40,7 +44,8 @@ class ScalingPlots(QWidget):
         self._moving = False
         self._shown_range = (0.0, 0.0)
         self._y_range = (0.0, 0.0, 0)
-        self._prompt_place = (False, 0.0, 0.0)
+        self._heat_top = 0.0  # so far, of the adapter shown: the colours stay what they mean while the view moves on
+        self._prompt_place = (False, False, 0.0, 0.0)
         self.curves: list[pg.PlotCurveItem] = []
 
         self.axis = TokenAxis(model.text)
@@ -68,13 +73,13 @@ class ScalingPlots(QWidget):
         self.bottom.getPlotItem().hideAxis("bottom")
         self.bottom.setXLink(self.top)
 
-        self.adapter = QComboBox()
+        self.adapter = ElidedCombo()
         self.adapter.setAccessibleName("Adapter shown layer by layer")
         self.adapter.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
-        self.adapter.currentIndexChanged.connect(lambda _index: self.redraw())
+        self.adapter.currentIndexChanged.connect(lambda _index: self._show_adapter())
         self.scale = ColorScale(theme, pg.colormap.get(COLOR_MAP))
         head = QHBoxLayout()
-        head.setContentsMargins(LEFT_AXIS, 0, 4, 0)
+        head.setContentsMargins(8, 0, 4, 0)
         head.setSpacing(8)
         caption = label("Layers of", "small")
         head.addWidget(caption)
@@ -163,6 +168,7 @@ class ScalingPlots(QWidget):
         self.adapter.addItems(list(self._model.adapters))
         self.adapter.blockSignals(False)
         self._window = float(FIRST_WINDOW)
+        self._heat_top = 0.0
         self._set_following(True)
         self.restyle()
 
@@ -200,12 +206,7 @@ class ScalingPlots(QWidget):
                 axis.setFont(small)
         self.axis.ink, self.axis.strong = theme.color("muted"), theme.color("text")
         self.axis.line = theme.color("border_strong")
-        for number, curve in enumerate(self.curves):
-            pen = QPen(theme.adapter_color(number), 2.2)
-            pen.setCosmetic(True)
-            if number >= 8:  # colours repeat after eight
-                pen.setStyle(Qt.PenStyle.DashLine)
-            curve.setPen(pen)
+        self._style_curves()
         for line in self.prompt_lines:
             line.setPen(pg.mkPen(theme.color("muted"), width=1, style=Qt.PenStyle.DashLine))
         for line in self.cursor_lines:
@@ -220,11 +221,31 @@ class ScalingPlots(QWidget):
             plot.getPlotItem().showGrid(y=plot is self.top, alpha=0.12)
         self.redraw()
 
+    def _show_adapter(self) -> None:
+        """Another adapter's layers."""
+        self._heat_top = 0.0
+        self._style_curves()
+        self.redraw()
+
+    def _style_curves(self) -> None:
+        """An adapter's colour and line each; among many, the one whose layers are shown stands out."""
+        many = len(self.curves) > MANY
+        for number, curve in enumerate(self.curves):
+            chosen = many and number == self.adapter.currentIndex()
+            color = self._theme.adapter_color(number)
+            if len(self.curves) > CROWD and not chosen:
+                color.setAlpha(FAINT)
+            pen = QPen(color, 3.2 if chosen else 2.2, self._theme.adapter_line(number))
+            pen.setCosmetic(True)
+            curve.setPen(pen)
+            curve.setZValue(1 if chosen else 0)
+
     def _draw_heat(self, heat: np.ndarray, start: int, step: int) -> None:
         if not heat.size:
             self.image.clear()
             return
-        low, high = min(0.0, float(heat.min())), max(1.0, float(heat.max()))
+        self._heat_top = max(self._heat_top, float(heat.max()))
+        low, high = min(0.0, float(heat.min())), self._model.ceiling(self._heat_top)
         self.image.setImage(heat, levels=(low, high), autoLevels=False)
         place = QTransform()
         place.translate(start - 0.5, -0.5)
@@ -245,15 +266,16 @@ class ScalingPlots(QWidget):
 
     def _draw_prompt_end(self) -> None:
         shown = 0 < self._model.prompt_tokens <= self._model.end and len(self._model) > 0
-        place = (shown, self._model.prompt_tokens - 0.5, self.top.getViewBox().viewRange()[1][1])
+        named = shown and self.top.getViewBox().height() >= LABEL_HEIGHT
+        place = (shown, named, self._model.prompt_tokens - 0.5, self.top.getViewBox().viewRange()[1][1])
         if place == self._prompt_place:
             return
         self._prompt_place = place
         for line in self.prompt_lines:
             line.setVisible(shown)
-            line.setValue(place[1])
-        self.prompt_label.setVisible(shown)
-        self.prompt_label.setPos(place[1], place[2])
+            line.setValue(place[2])
+        self.prompt_label.setVisible(named)
+        self.prompt_label.setPos(place[2], place[3])
 
     def _go_to_end(self) -> None:
         first, end = self._model.first, self._model.end
@@ -274,6 +296,7 @@ class ScalingPlots(QWidget):
     def _note_change(self) -> None:
         if not len(self._model):
             self._window = float(FIRST_WINDOW)
+            self._heat_top = 0.0
             self._hide_tip()
         elif self._following and self._window >= FIRST_WINDOW:
             # Short sequences are shown whole; longer ones scroll by unless the user widened the view.
@@ -343,9 +366,12 @@ class ScalingPlots(QWidget):
             lines.append(f"{escape(model.adapters[adapter])} <b>{model.value(token, layer, adapter):.3f}</b>")
             return "<br>".join(lines)
         ranked = sorted(enumerate(model.mean(token)), key=lambda pair: -pair[1])
-        for number, value in ranked:
+        for number, value in ranked[:TIP_ROWS]:
             color = self._theme.adapter_color(number).name()
             lines.append(f'<span style="color:{color}">●</span> {escape(model.adapters[number])} <b>{value:.3f}</b>')
+        if len(ranked) > TIP_ROWS:
+            rest, most = len(ranked) - TIP_ROWS, ranked[TIP_ROWS][1]
+            lines.append(f'<span style="color:{muted}">{rest} more, at most {most:.3f} each</span>')
         return "<br>".join(lines)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:

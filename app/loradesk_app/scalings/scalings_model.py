@@ -11,6 +11,8 @@ from PySide6.QtCore import QObject, Signal
 
 FloatArray = npt.NDArray[np.float32]
 START_CAPACITY = 256
+MANY = 8  # with more adapters, each has so little of the whole that an axis up to 1 would show flat lines
+CEILINGS = (0.1, 0.25, 0.5)
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,15 @@ class ScalingsModel(QObject):
         return float(self._rows[token - self.first, layer, adapter])
 
     def limits(self) -> tuple[float, float]:
-        """Least and largest mean, taking 0 and 1 in: scalings without a softmax may lie outside."""
+        """Where an axis for the means begins and ends; scalings without a softmax may lie outside 0 and 1."""
         if not self._count:
             return 0.0, 1.0
-        return min(0.0, float(self.means.min())), max(1.0, float(self.means.max()))
+        return min(0.0, float(self.means.min())), self.ceiling(float(self.means.max()))
+
+    def ceiling(self, largest: float) -> float:
+        """Where an axis that holds a value ends: at 1 or with it; among many adapters at one of a few steps below."""
+        steps = CEILINGS if len(self.adapters) > MANY else ()
+        return next((step for step in steps if largest <= step), max(1.0, largest))
 
     def slice(self, low: float, high: float, adapter: int, columns: int) -> Slice:
         """The tokens between two places on the axis, thinned to a number of columns."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QMenu, QStackedLayout, QVBoxLayout, QWidget
 
+from loradesk_app.scalings.legend import Legend
 from loradesk_app.scalings.sketch import Sketch
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button
-from loradesk_app.widgets.chip import Chip
-from loradesk_app.widgets.flow_layout import FlowLayout
 from loradesk_app.widgets.focus import chain
 from loradesk_app.widgets.labels import label
 
@@ -92,13 +92,13 @@ class ScalingsPane(QFrame):
         middle.addWidget(Sketch(theme), 0, Qt.AlignmentFlag.AlignHCenter)
         middle.addWidget(self._empty_text)
         middle.addStretch(1)
-        self._legend = QWidget()
-        self._legend_row = FlowLayout(self._legend, spacing=5)
+        self.legend = Legend(theme)
+        self.legend.chosen.connect(self.show_layers_of)
         self._full = QWidget()
         self._full_column = QVBoxLayout(self._full)
         self._full_column.setContentsMargins(12, 0, 8, 10)
         self._full_column.setSpacing(4)
-        self._full_column.addWidget(self._legend)
+        self._full_column.addWidget(self.legend)
         holder = QWidget()
         self._stack = QStackedLayout(holder)
         self._stack.addWidget(self._empty)
@@ -109,6 +109,10 @@ class ScalingsPane(QFrame):
         column.addLayout(head)
         column.addWidget(holder, 1)
         self._show_state()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.legend.set_pane_height(self.height())
 
     def tab_stops(self) -> tuple[QWidget, ...]:
         return self._buttons
@@ -141,6 +145,11 @@ class ScalingsPane(QFrame):
         if self.plots:
             self.plots.fit()
 
+    def show_layers_of(self, adapter: int) -> None:
+        """Choose the adapter whose layers are shown."""
+        if self.plots:
+            self.plots.adapter.setCurrentIndex(adapter)
+
     def clear(self) -> None:
         """Forget the tokens so far; the next ones appear as they come."""
         if self._model is not None:
@@ -170,7 +179,7 @@ class ScalingsPane(QFrame):
         if info is not None and xlora:
             names = tuple(adapter.name for adapter in info.adapters)
             self.model.set_axes(names, info.layer_paths)
-            self._show_legend(names)
+            self.legend.set_names(names)
             self._build()
         elif self._model is not None:
             self._model.set_axes((), ())
@@ -198,14 +207,6 @@ class ScalingsPane(QFrame):
             self.plots.set_paused(self.pause_button.isChecked())
         else:
             self.plots.set_axes()
-
-    def _show_legend(self, names: tuple[str, ...]) -> None:
-        while self._legend_row.count():
-            item = self._legend_row.takeAt(0)
-            assert item is not None
-            item.widget().deleteLater()
-        for number, name in enumerate(names):
-            self._legend_row.addWidget(Chip(self._theme, name, number, f"Colour of {name}"))
 
     def _show_state(self) -> None:
         shown = self._info is not None and self._model is not None and len(self._model) > 0

@@ -24,7 +24,7 @@ def icon_button(
 
 
 def push_button(text: str, kind: str = "", parent: QWidget | None = None) -> QPushButton:
-    """A button with a text; `kind` is `primary`, `flat`, `link`, `example` or nothing."""
+    """A button with a text; `kind` is `primary`, `flat`, `tight` (flat and narrow), `link`, `example` or nothing."""
     button = QPushButton(text, parent)
     if kind:
         button.setProperty("kind", kind)

@@ -56,6 +56,7 @@ class FlowLayout(QLayout):
             if widget is not None and widget.isHidden():
                 continue
             size = item.sizeHint()
+            size.setWidth(min(size.width(), rect.width()))  # one that is too long shortens itself
             if x + size.width() > rect.right() + 1 and line:
                 x, y, line = rect.x(), y + line + self.spacing(), 0
             if move:

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from PySide6.QtWidgets import QDoubleSpinBox, QSpinBox
 
+from loradesk_app.widgets.wheel import leave_wheel_to_page
+
 TEXT_MARGIN = 8  # a style sheet's padding does not reach the text of a spin box that has styled arrows
 
 
@@ -34,5 +36,6 @@ def _dressed(spin: Spin, lowest: str) -> Spin:
     spin.setProperty("kind", "stepper")
     spin.setSpecialValueText(lowest)
     spin.setKeyboardTracking(False)
+    leave_wheel_to_page(spin)
     spin.lineEdit().setTextMargins(TEXT_MARGIN, 0, 0, 0)
     return spin
