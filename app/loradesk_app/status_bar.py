@@ -6,7 +6,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from PySide6.QtWidgets import QStatusBar, QWidget
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QLabel, QStatusBar, QWidget
 
 from loradesk_app.widgets.labels import ElidedLabel, label
 from loradesk_engine.units import byte_size
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MODE_NAMES = {"none": "Base", "lora": "LoRA", "xlora": "X-LoRA"}
 SPEED_SECONDS = 1.5  # the live speed is that of the last moments
+GAP, MARGIN = 10, 16  # around a part, and around the whole line
 
 
 class StatusBar(QStatusBar):
@@ -26,19 +28,21 @@ class StatusBar(QStatusBar):
         self.setSizeGripEnabled(False)
         self._arrivals: deque[tuple[float, int]] = deque()
         self.state = ElidedLabel("Starting…")
-        self.model = ElidedLabel("")
+        self.model = label("")
         self.speed = label("")
         self.memory = label("")
         self.device = label("")
         self.server = label("")
         self.addWidget(self.state, 1)
-        for part in (self.server, self.model, self.speed, self.memory, self.device):
+        self._parts = (self.server, self.model, self.speed, self.memory, self.device)
+        for part in self._parts:
             self.addPermanentWidget(part)
             part.hide()
 
     def show_state(self, text: str) -> None:
         """What goes on, in a word or two."""
         self.state.setText(text)
+        self._fit()
 
     def show_model(self, info: ModelInfo | None) -> None:
         self._set(self.model, f"{info.name} · {MODE_NAMES[info.mode]}" if info else "")
@@ -81,10 +85,27 @@ class StatusBar(QStatusBar):
         self._set(self.memory, " · ".join(parts))
         self.memory.setToolTip("Memory of the process, on the accelerator, and of the key-value caches")
 
-    @staticmethod
-    def _set(part: ElidedLabel | QWidget, text: str) -> None:
-        part.setText(text)  # type: ignore[union-attr]
-        part.setVisible(bool(text))
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _set(self, part: QLabel, text: str) -> None:
+        part.setText(text)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Show the parts that there is room for; half a number or half a word would tell nothing."""
+        shown = [part for part in self._parts if part.text()]
+        room = self.width() - MARGIN - self.state.sizeHint().width()
+        for part in (self.model, self.device, self.memory, self.server):  # in this order: the header has the model
+            if sum(each.sizeHint().width() + GAP for each in shown) <= room:
+                break
+            if part in shown:
+                shown.remove(part)
+        for part in self._parts:
+            part.setVisible(part in shown)
+        left_out = [part.text() for part in self._parts if part.text() and part not in shown]
+        self.state.setToolTip("\n".join(left_out))
 
 
 def speed_text(tokens_per_second: float, look_ahead: LookAhead | None) -> str:

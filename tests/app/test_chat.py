@@ -11,10 +11,12 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
 from loradesk_app.chat.turn_views import AnswerView, QuestionView, chip_texts, stats_text
+from loradesk_app.widgets.chip import Chip
 from loradesk_engine.commands import Cancel, ChatRequest, Load, Message
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.events import (
     LookAhead,
+    ModelLoaded,
     Problem,
     RequestFailed,
     RequestFinished,
@@ -336,3 +338,35 @@ def test_highlighting_never_changes_the_text(window, worker, qtbot, text):
     window.client.drain()
     QTest.qWait(0)
     assert last_answer(window).text.toPlainText() == text
+
+
+LONG_NAME = "Mistral-7B-Instruct-v0.3-merged-with-more-than-one-thing-and-quantized"
+
+
+def test_a_long_model_name_is_shortened_where_it_has_no_room(make_window, worker, script):
+    window = make_window(demo_settings("xlora"), size=(720, 600))
+    worker.tell(ModelLoaded(script.model_info(name=LONG_NAME)))
+    window.client.drain()
+    edit = window.chat.composer.edit
+    QApplication.processEvents()
+    assert edit.placeholderText().startswith("Message Mistral")
+    room = edit.viewport().width() - 2 * edit.document().documentMargin()
+    assert edit.fontMetrics().horizontalAdvance(edit.placeholderText()) <= room
+    window.chat.send("hello")
+    window.client.drain()
+    QApplication.processEvents()
+    assert window.chat.view.widget().width() <= window.chat.view.viewport().width()
+
+
+def test_a_chip_that_is_too_long_stays_in_its_line(make_window, worker, script):
+    window = make_window(demo_settings("xlora"), size=(720, 600))
+    worker.replies[ChatRequest] = lambda command: script.answer_events(
+        command.request_id, mode="lora", weights={LONG_NAME: 1.0}
+    )
+    worker.tell(ModelLoaded(script.model_info("lora", adapters=(script.adapter_info(LONG_NAME),))))
+    window.client.drain()
+    window.chat.send("hello")
+    window.client.drain()
+    QApplication.processEvents()
+    (chip,) = last_answer(window).chips.findChildren(Chip)
+    assert chip.geometry().right() <= last_answer(window).chips.rect().right()

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QAbstractButton, QApplication, QLineEdit, QToolBut
 
 from loradesk_engine.commands import Activate, Cancel, CancelLoad, ChatRequest, Load, Unload
 from loradesk_engine.demo import demo_settings
-from loradesk_engine.events import LoadFailed, MemoryMeasured, Problem, TokensGenerated, WorkerClosed
+from loradesk_engine.events import LoadFailed, MemoryMeasured, ModelLoaded, Problem, TokensGenerated, WorkerClosed
 
 
 def test_the_demo_fills_header_status_and_panes(window):
@@ -286,3 +286,23 @@ def test_tab_visits_header_conversation_composer_desk_and_plot_in_this_order(win
         order.append(following)
     places = [order.index(widget) for widget in wanted]
     assert places == sorted(places)
+
+
+def test_a_narrow_status_line_leaves_parts_out_whole(make_window, worker, script):
+    window = make_window(demo_settings("xlora"), size=(720, 600))
+    name = "Mistral-7B-Instruct-v0.3-merged-with-more-than-one-thing"
+    worker.tell(ModelLoaded(script.model_info(name=name, device="cuda:0", dtype="bfloat16")))
+    worker.tell(MemoryMeasured(3_400_000_000, 80_000_000_000, 2_000_000_000))
+    window.client.drain()
+    status = window.status
+    status.show_server("http://127.0.0.1:8357")
+    status.show_state("Waiting for the model")
+    QApplication.processEvents()
+    assert not status.model.isVisible()
+    assert name in status.state.toolTip()
+    shown = [part for part in (status.state, *status._parts) if part.isVisible()]
+    for part in shown:
+        assert part.fontMetrics().horizontalAdvance(part.text()) <= part.width(), part.text()
+    window.resize(1900, 600)
+    QApplication.processEvents()
+    assert all(part.isVisible() for part in status._parts if part.text())

@@ -221,7 +221,7 @@ class ChatPane(QFrame):
         self.set_adapters(names)
         self.empty.set_model(self._model_name, self._mode, demo)
         place = f"Message {info.name}" if info else "Message the model"
-        self.composer.edit.setPlaceholderText(place)
+        self.composer.edit.set_placeholder(place)
 
     def set_adapters(self, names: tuple[str, ...]) -> None:
         """The adapters in order; their places give the chips' colours."""

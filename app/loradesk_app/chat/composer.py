@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent, QResizeEvent, QTextCursor
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QSizePolicy, QVBoxLayout, QWidget
@@ -29,10 +31,16 @@ class MessageEdit(QPlainTextEdit):
         self.setProperty("kind", "input")
         self.setAccessibleName("Message")
         self.setTabChangesFocus(True)
+        self._placeholder = ""
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.document().documentLayout().documentSizeChanged.connect(lambda _size: self._fit())
         self._fit()
+
+    def set_placeholder(self, text: str) -> None:
+        """What the empty field says: one line, for a second one has no room."""
+        self._placeholder = text
+        self._fit_placeholder()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
@@ -50,6 +58,10 @@ class MessageEdit(QPlainTextEdit):
         else:
             super().keyPressEvent(event)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_placeholder()
+
     def focusInEvent(self, event: QFocusEvent) -> None:
         super().focusInEvent(event)
         self.focus_changed.emit(True)
@@ -64,11 +76,17 @@ class MessageEdit(QPlainTextEdit):
     def minimumSizeHint(self) -> QSize:
         return QSize(80, self.fontMetrics().lineSpacing() + 14)
 
+    def _fit_placeholder(self) -> None:
+        room = self.viewport().width() - 2 * math.ceil(self.document().documentMargin()) - 2
+        shown = self.fontMetrics().elidedText(self._placeholder, Qt.TextElideMode.ElideRight, room)
+        self.setPlaceholderText(shown)
+
     def _on_first_line(self) -> bool:
         cursor = self.textCursor()
         return not cursor.movePosition(QTextCursor.MoveOperation.Up)
 
     def _fit(self) -> None:
+        self._fit_placeholder()  # the size of the text may have changed
         # A plain text document measures its height in lines, wrapped ones counted.
         lines = max(1, min(MAX_LINES, round(self.document().size().height())))
         overflow = round(self.document().size().height()) > MAX_LINES
@@ -95,7 +113,7 @@ class Composer(QFrame):
         self._draft = ""
         self._busy = False
         self.edit = MessageEdit()
-        self.edit.setPlaceholderText("Message the model")
+        self.edit.set_placeholder("Message the model")
         self.edit.submitted.connect(self._submit)
         self.edit.older_requested.connect(lambda: self._browse(-1))
         self.edit.newer_requested.connect(lambda: self._browse(+1))

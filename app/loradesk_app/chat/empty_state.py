@@ -34,6 +34,7 @@ ANY_EXAMPLES = (
 )
 PADDING = 15  # of the style sheet, left and right, border included
 TWO_COLUMNS, ONE_COLUMN = 560, 480
+MARK_HEIGHT = 340  # lower, the prompts need the room more than the picture
 
 
 class ExampleButton(QPushButton):
@@ -128,6 +129,7 @@ class EmptyState(QScrollArea):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        self._mark.setVisible(self.viewport().height() >= MARK_HEIGHT)
         self._place()
 
     def _place(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from PySide6.QtCore import QEvent, QTimer, Signal
+from PySide6.QtCore import QEvent, Qt, QTimer, Signal
 from PySide6.QtGui import QEnterEvent, QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
@@ -87,7 +87,7 @@ class AnswerView(QWidget):
         self._shown_chips: tuple[tuple[str, str], ...] = ()
         self._chips_at = 0.0
         self.setAccessibleName("The model said")
-        self.who = label("", "caption")
+        self.who = ElidedLabel("", "caption", elide=Qt.TextElideMode.ElideMiddle)
         self.chips = QWidget()
         self.chips.hide()
         self._chip_row = FlowLayout(self.chips, spacing=5)
