@@ -190,3 +190,10 @@ def test_programs_are_whole(language: str, key: str | None, tmp_path: Path):
         subprocess.run(["rustc", "--emit=metadata", "client.rs"], cwd=tmp_path, check=True, timeout=120)
     if language == "curl":
         subprocess.run([shutil.which("sh") or "sh", "-n", "-c", text], check=True)
+
+
+def test_the_program_has_the_port_that_is_chosen(window):
+    window.open_server()
+    dialog = window.server_dialog
+    dialog.port.setValue(9123)
+    assert "127.0.0.1:9123" in dialog.code.toPlainText()

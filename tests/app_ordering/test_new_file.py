@@ -204,3 +204,14 @@ def test_base_and_adapters_come_from_the_hub_without_their_weights(hub, window, 
     assert not [path for _method, path in hub.asked if path.endswith((".safetensors", ".gguf"))]
     qtbot.waitUntil(lambda: window.view().base is not None)
     assert sources.base_on_disk("org/base") is not None  # from the cache by now
+
+
+def test_only_selected_adapters_can_be_moved_or_removed(dialog, qtbot):
+    read_base(dialog, qtbot)
+    qtbot.keyClicks(dialog.adapters.edit, DEMO_ADAPTERS)
+    qtbot.keyClick(dialog.adapters.edit, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: dialog.order_model.rowCount() == 4)
+    dialog.order.clearSelection()
+    assert not any(button.isEnabled() for button in dialog._row_tools)
+    dialog.order.select_rows([1])
+    assert all(button.isEnabled() for button in dialog._row_tools)

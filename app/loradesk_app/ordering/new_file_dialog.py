@@ -225,6 +225,11 @@ class NewFileDialog(QDialog):
     def _table(self) -> RowsTable:
         return self.order if self.kind.current() == "xlora" else self.preload
 
+    def _show_row_tools(self) -> None:
+        some = bool(self._table().selected_rows())
+        for button in self._row_tools:
+            button.setEnabled(some)
+
     def _show_step(self) -> None:
         if not hasattr(self, "pages"):
             return
@@ -233,6 +238,7 @@ class NewFileDialog(QDialog):
         self.step_text.setText(f"Step {step + 1} of 3")
         self.back_button.setVisible(step > BASE)
         self.tables.setCurrentWidget(self.order if xlora else self.preload)
+        self._show_row_tools()
         self.with_layers.setVisible(not xlora)
         needs_layers = xlora or self.with_layers.isChecked()
         self.tree.setEnabled(needs_layers)
@@ -251,12 +257,11 @@ class NewFileDialog(QDialog):
         form = QFormLayout(first)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(10)
-        form.setLabelAlignment(Qt.AlignmentFlag.AlignVCenter)
         form.setHorizontalSpacing(14)
-        form.addRow("For", _left(self.kind))
-        form.addRow("&Base model", self.base)
+        form.addRow(_caption("For", self.kind), _left(self.kind))
+        form.addRow(_caption("&Base model", self.base), self.base)
         form.addRow("", self.base_text)
-        form.addRow("&Name in the file", self.base_id)
+        form.addRow(_caption("&Name in the file", self.base_id), self.base_id)
         form.addRow(
             "", label("What others will find it by: a hub id, rather than a folder of yours.", "small", wrap=True)
         )
@@ -282,8 +287,11 @@ class NewFileDialog(QDialog):
         remove.clicked.connect(self.remove_adapters)
         tools.addWidget(self.add_button)
         tools.addStretch(1)
-        for button in (up, down, remove):
+        self._row_tools = (up, down, remove)
+        for button in self._row_tools:
             tools.addWidget(button)
+        for table in (self.order, self.preload):
+            table.selectionModel().selectionChanged.connect(lambda _new, _old: self._show_row_tools())
         column.addLayout(tools)
 
         third = QWidget()
@@ -316,6 +324,14 @@ class NewFileDialog(QDialog):
         column.addWidget(self.pages, 1)
         column.addLayout(foot)
         self.resize(600, 520)
+        self.setMinimumSize(460, 400)
+
+
+def _caption(text: str, field: QWidget) -> QWidget:
+    caption = label(text)
+    caption.setBuddy(field)
+    caption.setMinimumHeight(field.sizeHint().height())  # the text stands level with the field's
+    return caption
 
 
 def _left(widget: QWidget) -> QWidget:

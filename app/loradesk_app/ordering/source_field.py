@@ -7,7 +7,7 @@ from PySide6.QtGui import QKeyEvent, QKeySequence
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QWidget
 
 from loradesk_app.widgets.buttons import push_button
-from loradesk_app.widgets.drop_edit import DropEdit
+from loradesk_app.widgets.drop_edit import DropEdit, tell_whole_text
 
 
 class SourceField(QWidget):
@@ -24,6 +24,7 @@ class SourceField(QWidget):
         self.edit.setPlaceholderText(placeholder)
         self.edit.setAccessibleName(name)
         self.edit.textChanged.connect(self.changed)
+        tell_whole_text(self.edit)
         self.edit.editingFinished.connect(self.submit)
         self.browse = push_button(browse)
         self.browse.setAccessibleName(f"Browse for {name}")

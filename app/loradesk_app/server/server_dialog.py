@@ -104,6 +104,7 @@ class ServerDialog(QDialog):
         self.language = Segmented(tuple((key, text, "") for key, text in LANGUAGES), "Language")
         self.language.set_current("curl")
         self.language.chosen.connect(lambda _key: self._show_snippet())
+        self.port.valueChanged.connect(lambda _port: self._show_snippet())
         self.copy_snippet = push_button("Copy")
         self.copy_snippet.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.program()))
         self.code = QPlainTextEdit()
