@@ -235,6 +235,7 @@ def settings(tmp_path: Path, qapp: QApplication) -> Settings:
 def theme(qapp: QApplication) -> Iterator[Theme]:
     theme = Theme(qapp, "light")
     yield theme
+    theme.set_font_scale(100)  # the next theme takes the application's font for the normal one
     qapp.styleHints().colorSchemeChanged.disconnect(theme._follow_system)
     theme.deleteLater()
 

@@ -358,6 +358,13 @@ def test_a_long_model_name_is_shortened_where_it_has_no_room(make_window, worker
     assert window.chat.view.widget().width() <= window.chat.view.viewport().width()
 
 
+def test_the_message_field_grows_with_the_text_size(window, theme):
+    edit = window.chat.composer.edit
+    window.settings.set("font_scale", 180)
+    QApplication.processEvents()
+    assert edit.viewport().height() >= edit.fontMetrics().lineSpacing()
+
+
 def test_a_chip_that_is_too_long_stays_in_its_line(make_window, worker, script):
     window = make_window(demo_settings("xlora"), size=(720, 600))
     worker.replies[ChatRequest] = lambda command: script.answer_events(

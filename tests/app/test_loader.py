@@ -348,6 +348,16 @@ def test_the_estimate_is_in_sight_in_the_smallest_window(dialog, window, worker,
     qtbot.waitUntil(lambda: bar.visibleRegion().boundingRect() == bar.rect())
 
 
+@pytest.mark.parametrize("scale", [100, 180])
+def test_no_field_is_cut_off_in_the_smallest_window(dialog, window, qtbot, scale):
+    dialog.set_form(LoadForm(source="local", mode="xlora"))
+    window.settings.set("font_scale", scale)
+    qtbot.waitUntil(lambda: dialog._content.layout().totalMinimumSize().width() <= dialog.minimumWidth())
+    dialog.resize(dialog.minimumSize())
+    for button in (dialog.path.browse, dialog.edit_ordering, dialog.source.button("hub")):
+        qtbot.waitUntil(lambda button=button: button.visibleRegion().boundingRect().width() == button.width())
+
+
 def test_a_failed_load_takes_the_place_of_the_estimate_until_it_is_dismissed(dialog, window, worker, qtbot):
     worker.replies[Load] = lambda command: [LoadFailed(BROKEN, model_kept=True)]
     dialog.accept()

@@ -66,7 +66,7 @@ class ChannelStrip(QFrame):
         desk.addWidget(self.meter)
         desk.addStretch(1)
         column = QVBoxLayout(self)
-        column.setContentsMargins(6, 12, 6, 8)
+        column.setContentsMargins(4, 12, 4, 8)
         column.setSpacing(7)
         column.addWidget(self.name)
         column.addLayout(head)

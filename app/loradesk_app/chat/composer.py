@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent, QResizeEvent, QTextCursor
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QSizePolicy, QVBoxLayout, QWidget
 
@@ -58,6 +58,11 @@ class MessageEdit(QPlainTextEdit):
         else:
             super().keyPressEvent(event)
 
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit()
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self._fit_placeholder()
@@ -86,7 +91,7 @@ class MessageEdit(QPlainTextEdit):
         return not cursor.movePosition(QTextCursor.MoveOperation.Up)
 
     def _fit(self) -> None:
-        self._fit_placeholder()  # the size of the text may have changed
+        self._fit_placeholder()
         # A plain text document measures its height in lines, wrapped ones counted.
         lines = max(1, min(MAX_LINES, round(self.document().size().height())))
         overflow = round(self.document().size().height()) > MAX_LINES

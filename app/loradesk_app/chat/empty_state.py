@@ -107,7 +107,7 @@ class EmptyState(QScrollArea):
         if not name:
             what = "Put adapters on channels, mix them while you chat, and watch the mix token by token."
         elif mode == "xlora":
-            what = f"{name} is ready. Its classifier mixes the adapters anew for every token: ask, and watch it."
+            what = f"{name} is ready. Its classifier mixes the adapters anew for every token: ask, and watch."
         elif mode == "lora":
             what = f"{name} is ready. Switch adapters on and off at the side, also while it answers."
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QPainter, QPaintEvent, QPalette, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -54,6 +54,7 @@ QUANTIZE_TIP = (
 NO_QUANTIZE_TIP = "A GGUF file brings its own types of weights: there is nothing to quantize."
 NO_ADAPTERS = "No adapters yet. Add a folder or a hub id; an ordering file may name some as well."
 LABEL_WIDTH = 118
+RIGHT_OF_BAR = 12  # room for a scroll bar beside fields that are at their narrowest
 ESTIMATE_MS = 250  # after the last change: an estimate for each letter of a path helps nobody
 WAIT_MS = 500  # after which an estimate of something else is taken away
 TYPING_TEXT = "Not on this computer: leave the field to ask the hub."
@@ -429,7 +430,7 @@ class LoaderDialog(QDialog):
         column.addWidget(scroll, 1)
         column.addLayout(bottom)
         self.resize(640, 680)
-        self.setMinimumSize(544, 460)
+        self.setMinimumHeight(460)  # the width is that of the fields, which grow with the text
 
     def _memory_row(self) -> QWidget:
         """The estimate, beside its name. It stands below what scrolls: one looks at it while choosing."""
@@ -564,6 +565,14 @@ class _FormArea(QScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setWidget(content)
         self.verticalScrollBar().rangeChanged.connect(lambda _low, _high: self._fit())
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(self.widget().minimumSizeHint().width() + RIGHT_OF_BAR, super().minimumSizeHint().height())
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.LayoutRequest:  # of the content, which this is a filter of
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
 
     def _fit(self) -> None:
         bar = self.verticalScrollBar()

@@ -8,8 +8,6 @@ from PySide6.QtWidgets import QComboBox, QStyle, QStyleOptionComboBox, QStylePai
 
 from loradesk_app.widgets.labels import plain_tip
 
-TEXT_INSET = 2  # what a style draws a text apart from its field's edges
-
 
 class ElidedCombo(QComboBox):
     """The whole text of what is chosen is the tooltip."""
@@ -26,7 +24,7 @@ class ElidedCombo(QComboBox):
         field = self.style().subControlRect(
             QStyle.ComplexControl.CC_ComboBox, option, QStyle.SubControl.SC_ComboBoxEditField, self
         )
-        room = field.width() - 2 * TEXT_INSET
-        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideMiddle, room)
+        whole = option.currentText
+        option.currentText = self.fontMetrics().elidedText(whole, Qt.TextElideMode.ElideMiddle, field.width())
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
         painter.end()
