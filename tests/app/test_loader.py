@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent, QGuiApplication
+from PySide6.QtWidgets import QScrollArea
 
 from loradesk_app.loader import recent
 from loradesk_app.loader.adapter_list_model import AdapterListModel
@@ -98,6 +99,13 @@ def test_a_complaint_leaves_the_focus_where_one_types(dialog, qtbot):
     dialog.xlora.edit.setFocus()
     qtbot.keyClicks(dialog.xlora.edit, "/m")
     assert dialog.focusWidget() is dialog.xlora.edit
+
+
+def test_tab_stops_at_fields_only(dialog, window):
+    of_dialog = dialog.findChildren(QScrollArea, options=Qt.FindChildOption.FindDirectChildrenOnly)
+    assert of_dialog
+    for area in (*of_dialog, window.adapters.scroll):
+        assert area.focusPolicy() == Qt.FocusPolicy.NoFocus
 
 
 def test_missing_adapters_are_marked_where_they_belong(dialog, qtbot):

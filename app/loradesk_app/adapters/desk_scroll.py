@@ -17,6 +17,7 @@ class DeskScroll(QScrollArea):
         self.setWidgetResizable(True)
         self.setWidget(content)
         self.setMinimumHeight(LEAST_HEIGHT)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # Tab goes from strip to strip, and the desk follows
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         upright = self.verticalScrollBar().maximum() > 0

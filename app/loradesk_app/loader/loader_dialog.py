@@ -561,6 +561,7 @@ class _FormArea(QScrollArea):
         super().__init__()
         self._layout = layout
         self._right = layout.contentsMargins().right()
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # Tab goes from field to field, and the area follows
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setWidget(content)
