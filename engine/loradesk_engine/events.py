@@ -218,11 +218,13 @@ class LookAhead:
 
     Attributes:
         hits: tokens whose scalings were ready, because the base model had guessed them.
-        misses: tokens that needed a scaling pass of their own, because it had guessed another one.
+        misses: tokens that needed a scaling pass of their own, because it had guessed others.
+        first_hits: of the hits, those that it held the likeliest; the others were a second or third guess.
     """
 
     hits: int
     misses: int
+    first_hits: int = 0
 
     @property
     def rate(self) -> float:

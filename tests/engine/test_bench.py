@@ -125,9 +125,9 @@ def test_shares_of_right_guesses(whole: dict[str, Any]) -> None:
     assert list(guesses) == ["xlora"]
     found = guesses["xlora"]
     # the random experts change nearly nothing, so the base guesses what the model says
-    assert found["greedy_share"] == 1.0
-    assert 0 <= found["drawn_share"] <= 1
-    assert found["first_guess_share"] == 0.9
+    assert found["greedy"]["first_right"] == found["greedy"]["scalings_ready"] == 1.0
+    assert 0 <= found["drawn"]["first_right"] <= found["drawn"]["scalings_ready"] <= 1
+    assert found["wanted_share"] == 0.9
 
 
 def test_peers_answer_or_are_left_out_with_a_reason(beside_peers: dict[str, Any]) -> None:
@@ -293,7 +293,7 @@ def test_an_answer_is_timed_from_its_events(tmp_path: Path) -> None:
     prompts = Prompts(512, engine.tokenizer.decode)
     answer = timed_answer(engine, prompts.next(20).ids, greedy(5, logprobs=3))
     assert (answer.sample.prompt_tokens, answer.sample.new_tokens, answer.cached) == (20, 5, 0)
-    assert answer.guesses_right == 1.0
+    assert (answer.first_right, answer.scalings_ready) == (1.0, 1.0)
     assert [len(values) for values in answer.candidates] == [3] * 5
     assert timed_answer(engine, prompts.next(20).ids, greedy(5)).cached == 0  # no two prompts share a beginning
 

@@ -196,7 +196,7 @@ def test_batched_equals_alone(zoo, mode: str) -> None:  # type: ignore[no-untype
 
 
 def test_nobody_waits_for_anothers_wrong_guess(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(runner_module, "CPU_ROW_COST", 0.0)  # guesses are worth it, as wrong as they are
+    monkeypatch.setattr(runner_module, "ROW_COST", 0.0)  # guesses are worth it, as wrong as they are
     engine, passes = xlora(zoo), []
     compute = engine._runner._compute
     monkeypatch.setattr(engine._runner, "_graphs", None)  # where there are any

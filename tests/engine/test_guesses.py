@@ -7,10 +7,10 @@ import random
 import pytest
 
 from loradesk_engine.generation.guesses import (
-    CPU_ROW_COST,
     FIRST_SHARES,
-    GPU_ROW_COST,
+    GRAPH_ROW_COST,
     MOST_GUESSES,
+    ROW_COST,
     after_token,
     worthwhile,
 )
@@ -29,7 +29,7 @@ def time_of(shares: tuple[float, ...], guesses: int, sequences: int, row_cost: f
     return seconds / tokens
 
 
-@pytest.mark.parametrize("row_cost", [CPU_ROW_COST, GPU_ROW_COST])
+@pytest.mark.parametrize("row_cost", [ROW_COST, GRAPH_ROW_COST])
 @pytest.mark.parametrize("sequences", [1, 4, 15])
 @pytest.mark.parametrize(
     "shares", [(0.9, 0.06, 0.02), (0.6, 0.15, 0.07), (0.3, 0.15, 0.1), (0.05, 0.03, 0.02), (1, 0, 0)]
@@ -42,19 +42,19 @@ def test_the_chosen_count_is_about_as_fast_as_any(shares: tuple[float, ...], seq
 
 def test_a_count_that_is_nearly_as_good_stays() -> None:
     shares = [(0.8, 0.1, 0.012)]
-    assert worthwhile(shares, 3, GPU_ROW_COST, current=2) == 2
-    assert worthwhile(shares, 3, GPU_ROW_COST, current=3) == 3
-    assert worthwhile(shares, 3, GPU_ROW_COST, current=0) != 0
+    assert worthwhile(shares, 3, GRAPH_ROW_COST, current=2) == 2
+    assert worthwhile(shares, 3, GRAPH_ROW_COST, current=3) == 3
+    assert worthwhile(shares, 3, GRAPH_ROW_COST, current=0) != 0
 
 
 def test_no_guess_is_checked_while_they_are_wrong_and_rows_cost() -> None:
     shares = list(FIRST_SHARES)
     for _ in range(30):
         shares = after_token(shares, None)
-    assert worthwhile([shares], 1, CPU_ROW_COST, current=1) == 0
+    assert worthwhile([shares], 1, ROW_COST, current=1) == 0
     for _ in range(10):
         shares = after_token(shares, 0)
-    assert worthwhile([shares], 1, CPU_ROW_COST, current=0) == 1
+    assert worthwhile([shares], 1, ROW_COST, current=0) == 1
 
 
 def test_shares_follow_the_ranks() -> None:

@@ -10,97 +10,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from support.eager_graphs import EagerGraphs
 
 from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
-from loradesk_engine.events import TokensGenerated
+from loradesk_engine.events import RequestFinished, TokensGenerated
 from loradesk_engine.generation import runner as runner_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.generation.guesses import MOST_GUESSES
-from loradesk_engine.generation.runner import Runner, _key
-from loradesk_engine.generation.sampling import ranked
+from loradesk_engine.generation.runner import _key
 from loradesk_engine.generation.scheduler import Chunk
 from loradesk_engine.model import kernels
-from loradesk_engine.model.batch import Batch, Segment
 
 _ids = itertools.count()
-
-
-class EagerGraph:
-    """One decoding step with the interface of `DecodeGraph`; the next one overwrites its results, as with a graph."""
-
-    def __init__(self, runner: Runner, rows: int) -> None:
-        self.runner = runner
-        self.rows = rows
-        self.logits = torch.empty(rows, runner.decoder.config.vocab_size)
-        self.best = torch.empty(rows, MOST_GUESSES, dtype=torch.int64)
-        self.predicted: torch.Tensor | None = None
-
-    def run(self, tokens, positions, columns, slots, scalings) -> None:
-        assert len(tokens) <= self.rows
-        self.inputs = [list(part) for part in zip(tokens, positions, columns, slots, strict=True)]
-        self.scalings = list(scalings)
-        self.compute()
-
-    def compute(self) -> None:
-        runner = self.runner
-        self.logits.fill_(torch.nan)
-        candidates = []  # each is computed at its position, and put into its column when all have been
-        for row, ((token, position, column, slot), scaling) in enumerate(zip(self.inputs, self.scalings, strict=True)):
-            delta = None if scaling is None else runner.mixture.delta(scaling, range(len(runner.mixture.adapters)))
-            segment = (Segment(slot, 0, 1, position),)
-            hidden = runner.decoder.forward(
-                Batch(torch.tensor([token]), torch.tensor([position]), segment, delta), runner.cache
-            )
-            lies = [tensor[slot, :, position].clone() for tensor in (*runner.cache.keys, *runner.cache.values)]
-            candidates.append((slot, column, lies))
-            self.logits[row] = runner.decoder.logits(hidden, delta)[0]
-            if runner.classifier is not None:
-                predicted = runner.classifier(hidden)
-                if self.predicted is None:
-                    self.predicted = torch.empty(self.rows, *predicted.shape[1:])
-                self.predicted[row] = predicted[0]
-        for slot, column, lies in candidates:
-            for tensor, lay in zip((*runner.cache.keys, *runner.cache.values), lies, strict=True):
-                tensor[slot, :, column] = lay
-        self.best.copy_(ranked(self.logits, MOST_GUESSES))
-
-    def advance(self, tokens: torch.Tensor) -> None:
-        for part, token in zip(self.inputs, tokens.tolist(), strict=True):
-            part[:3] = [token, part[1] + 1, part[2] + 1]
-        self.compute()
-
-    def follow(self, tokens, guesses: int, weights: torch.Tensor) -> None:
-        count = len(tokens)
-        for number, drawn in enumerate(tokens):
-            rows = range(count + number * guesses, count + (number + 1) * guesses)
-            checked, position, slot = [self.inputs[row][0] for row in rows], *self.inputs[rows[0]][1::2]
-            token = checked[0] if drawn is None else int(drawn)
-            self.inputs[number][:3] = [token, position, position]
-            if token not in checked:
-                for row in rows:
-                    self.inputs[row] = [token, position, position, slot]
-                continue
-            right = checked.index(token)
-            self.runner.cache.move(slot, position + right, position)
-            self.scalings[number] = self.predicted[rows[right]][None] * weights[number]
-            for place, (row, guess) in enumerate(zip(rows, self.best[rows[right]].tolist(), strict=False)):
-                self.inputs[row] = [max(guess, 0), position + 1, position + 1 + place, slot]
-        self.compute()
-
-
-class EagerGraphs:
-    """Stands where `DecodeGraphs` stands."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.sizes: list[int] = []
-        self.made: dict[int, EagerGraph] = {}
-
-    def graph(self, rows: int, *, adapted: bool) -> EagerGraph:
-        assert rows <= kernels.MAX_ROWS
-        self.sizes.append(rows)
-        return self.made.setdefault(rows, EagerGraph(self.runner, rows))
 
 
 def answers(engine: EngineCore, count: int, **sampling) -> list[list[int]]:
@@ -129,7 +50,7 @@ def test_xlora_through_graphs_equals_without(
 ) -> None:
     settings = zoo.xlora_settings(device="cpu")
     monkeypatch.setattr(kernels, "MAX_ROWS", most)
-    monkeypatch.setattr(runner_module, "CPU_ROW_COST", row_cost)
+    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", row_cost)
     expected = answers(EngineCore.load(settings, lookahead=lookahead), 4, **sampling)
     engine = EngineCore.load(settings, lookahead=lookahead)
     graphs = EagerGraphs(engine._runner)
@@ -168,7 +89,7 @@ def eventful(engine: EngineCore) -> dict[str, list[int]]:
 def test_steps_that_were_started_too_early_change_nothing(
     zoo, monkeypatch, frozen_after: int | None, row_cost: float
 ) -> None:
-    monkeypatch.setattr(runner_module, "CPU_ROW_COST", row_cost)
+    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", row_cost)
     settings = zoo.xlora_settings(device="cpu", tgt_non_granular_index=frozen_after)
     engine = EngineCore.load(settings)
     graphs = EagerGraphs(engine._runner)
@@ -179,8 +100,31 @@ def test_steps_that_were_started_too_early_change_nothing(
     assert graphs.sizes
 
 
+def test_a_step_follows_the_other_whatever_is_right(zoo, monkeypatch) -> None:
+    """The host makes few steps itself, though most guesses are wrong and requests come and end."""
+    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", 0.0)
+    engine = EngineCore.load(zoo.xlora_settings(device="cpu"))
+    runner = engine._runner
+    runner._graphs = EagerGraphs(runner)
+    made, step = [], runner._step
+    monkeypatch.setattr(runner, "_step", lambda *given: made.append(given) or step(*given))
+    steps = tokens = misses = requests = 0
+    while requests < 8 or engine.busy:
+        if requests < 8 and len(engine._sequences()) < 4:
+            sampling = Sampling(max_tokens=30 + 7 * requests, ignore_end=True, temperature=0.5, seed=requests)
+            engine.submit(CompletionRequest(f"{requests}", tuple(range(40 + requests, 52)), sampling))
+            requests += 1
+        steps += 1
+        for event in engine.step():
+            tokens += len(event.token_ids) if isinstance(event, TokensGenerated) else 0
+            misses += event.look_ahead.misses if isinstance(event, RequestFinished) else 0
+    assert tokens == sum(30 + 7 * number for number in range(8))
+    assert misses > 100
+    assert len(made) < steps / 5
+
+
 def test_of_three_guesses_more_are_right_than_of_one(zoo, monkeypatch) -> None:
-    monkeypatch.setattr(runner_module, "CPU_ROW_COST", 0.0)
+    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", 0.0)
     settings, rates, told = zoo.xlora_settings(device="cpu"), [], []
     for most in (1, MOST_GUESSES):
         monkeypatch.setattr(runner_module, "MOST_GUESSES", most)

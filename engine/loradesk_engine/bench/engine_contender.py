@@ -28,13 +28,15 @@ class EngineAnswer:
 
     Attributes:
         cached: prompt tokens taken over from an earlier turn.
-        guesses_right: share of the tokens whose scalings look-ahead had ready; None outside X-LoRA.
+        scalings_ready: share of the tokens whose scalings look-ahead had ready; None outside X-LoRA.
+        first_right: share of the tokens that were the first guess of those that were checked; None likewise.
         candidates: log-probabilities of each token's likeliest candidates, where the sampling asks for them.
     """
 
     sample: Sample
     cached: int
-    guesses_right: float | None
+    scalings_ready: float | None
+    first_right: float | None
     candidates: tuple[tuple[float, ...], ...]
 
 
@@ -141,9 +143,11 @@ def timed_answer(engine: EngineCore, ids: Sequence[int], sampling: Sampling) -> 
     ended = time.perf_counter()
     assert first is not None
     assert finished is not None
+    look_ahead, tokens = finished.look_ahead, finished.completion_tokens
     return EngineAnswer(
-        Sample(finished.prompt_tokens, finished.completion_tokens, first - started, ended - first),
+        Sample(finished.prompt_tokens, tokens, first - started, ended - first),
         finished.cached_tokens,
-        finished.look_ahead.hits / finished.completion_tokens if finished.look_ahead is not None else None,
+        look_ahead.hits / tokens if look_ahead is not None else None,
+        look_ahead.first_hits / tokens if look_ahead is not None else None,
         tuple(candidates),
     )

@@ -123,11 +123,12 @@ def throughput(engine: EngineCore, work: Work, plan: Plan, prompts: Prompts) -> 
 
 
 def guesses(engine: EngineCore, plan: Plan, prompts: Prompts) -> dict[str, Any]:
-    """X-LoRA's look-ahead when its guesses are right as often as they happen to be, and at a share of `plan.hit_rate`.
+    """X-LoRA's look-ahead when its guesses are right as often as they happen to be, and when the first one is right in
+    a share of about `plan.hit_rate`.
 
     The random adapters change little, so under greedy decoding the base's first guess is mostly the model's choice. For
-    another share tokens are drawn at a temperature at which the likeliest one has that probability on average; where
-    further guesses are checked beside the first, more scalings than that are ready.
+    another share tokens are drawn at a temperature at which the likeliest one has that probability on average. Both
+    shares are measured: of first guesses that were right, and of tokens whose scalings any guess had ready.
     """
     measured = timed_answer(engine, prompts.next(plan.context).ids, greedy(plan.tokens, logprobs=20))
     temperature = temperature_for(plan.hit_rate, measured.candidates)
@@ -137,12 +138,18 @@ def guesses(engine: EngineCore, plan: Plan, prompts: Prompts) -> dict[str, Any]:
         sampling = Sampling(temperature=temperature, seed=number, max_tokens=plan.tokens, ignore_end=True)
         drawn.append(timed_answer(engine, prompts.next(plan.context).ids, sampling))
     return {
-        "greedy_share": _mean_share(plain),
-        "greedy_token_seconds": figure([answer.sample.token_seconds for answer in plain]),
-        "first_guess_share": plan.hit_rate,
+        "wanted_share": plan.hit_rate,
         "temperature": temperature,
-        "drawn_share": _mean_share(drawn),
-        "drawn_token_seconds": figure([answer.sample.token_seconds for answer in drawn]),
+        "greedy": _guessed(plain),
+        "drawn": _guessed(drawn),
+    }
+
+
+def _guessed(answers: Sequence[EngineAnswer]) -> dict[str, Any]:
+    return {
+        "first_right": statistics.fmean(answer.first_right or 0.0 for answer in answers),
+        "scalings_ready": statistics.fmean(answer.scalings_ready or 0.0 for answer in answers),
+        "token_seconds": figure([answer.sample.token_seconds for answer in answers]),
     }
 
 
@@ -161,10 +168,6 @@ def temperature_for(share: float, candidates: Sequence[Sequence[float]]) -> floa
         middle = math.sqrt(low * high)
         low, high = (middle, high) if average(middle) > share else (low, middle)
     return math.sqrt(low * high)
-
-
-def _mean_share(answers: Sequence[EngineAnswer]) -> float:
-    return statistics.fmean(answer.guesses_right or 0.0 for answer in answers)
 
 
 def _run_until_all_decode(engine: EngineCore, requests: Sequence[str]) -> None:

@@ -72,12 +72,13 @@ def _guesses(report: Mapping[str, Any]) -> str:
         found = work.get("guesses")
         if found is None:
             continue
-        drawn = f"drawn at temperature {found['temperature']:.2g}: first guess right {found['first_guess_share']:.0%}"
-        for how, name in (("greedy", "greedy"), (drawn, "drawn")):
-            seconds = found[f"{name}_token_seconds"]
+        drawn = f"drawn at temperature {found['temperature']:.2g}, for {found['wanted_share']:.0%}"
+        for how, seen in (("greedy", found["greedy"]), (drawn, found["drawn"])):
+            seconds = seen["token_seconds"]
+            shares = (f"{seen['first_right']:.0%}", f"{seen['scalings_ready']:.0%}")
             faster = _times(two_pass / seconds["median"]) if two_pass else NONE
-            rows.append((work["title"], how, f"{found[f'{name}_share']:.0%}", _spread(seconds, 1e3), faster))
-    head = ("work", "tokens", "scalings ready", "ms a token", "two passes by this")
+            rows.append((work["title"], how, *shares, _spread(seconds, 1e3), faster))
+    head = ("work", "tokens", "first guess right", "scalings ready", "ms a token", "two passes by this")
     return _markdown(head, rows) if rows else ""
 
 

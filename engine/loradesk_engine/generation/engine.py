@@ -471,7 +471,7 @@ class EngineCore:
         scalings, start = None, sequence.scalings_start
         labels: tuple[str, ...] = ()
         if sequence.scalings:
-            scalings = torch.cat(sequence.scalings).float().cpu().numpy()
+            scalings = torch.cat([part.cpu() for part in sequence.scalings]).float().numpy()
             sequence.scalings.clear()
             sequence.scalings_start = start + len(scalings)
             labels = tuple(map(self.tokenizer.token_text, sequence.tokens[start : start + len(scalings)]))

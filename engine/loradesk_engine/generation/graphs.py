@@ -153,12 +153,12 @@ class DecodeGraph:
             self._graph = self._capture()
         self._graph.replay()
 
-    def advance(self, tokens: Tensor) -> None:
-        """Compute the next position of the same rows, with tokens that only the device knows: int64 [rows given]."""
+    def advance(self, tokens: Many[Tensor]) -> None:
+        """Compute the next position of the same rows, with tokens that only the device knows: int64 [] each."""
         assert self._graph is not None
-        given = len(tokens)
-        self._inputs[TOKENS, :given].copy_(tokens)
-        self._inputs[TOKENS, given:].copy_(tokens[:1])
+        drawn = torch.stack(list(tokens)).clamp_(min=0)
+        self._inputs[TOKENS, : len(drawn)].copy_(drawn)
+        self._inputs[TOKENS, len(drawn) :].copy_(drawn[:1])
         self._inputs[POSITIONS : COLUMNS + 1].add_(1)
         self._graph.replay()
 
@@ -179,6 +179,7 @@ class DecodeGraph:
         sequences = len(tokens)
         known = self._inputs[TOKENS, sequences : sequences * (1 + guesses) : guesses]  # the first scaling rows' tokens
         drawn = torch.stack([known[number] if token is None else token for number, token in enumerate(tokens)])
+        drawn.clamp_(min=0)
         if guesses > 1:
             if self._addresses is None:
                 self._addresses = addresses([*self._cache.keys, *self._cache.values])

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 MOST_GUESSES = 3
 MEMORY = 0.1  # weight of the latest guess in the running shares of right ones
 FIRST_SHARES = (0.8, 0.1, 0.05)  # of right guesses by rank, before any was seen
-CPU_ROW_COST = 0.2  # of a pass, by which each of its rows makes it longer
-GPU_ROW_COST = 0.0065
+ROW_COST = 0.2  # of a pass, by which each of its rows makes it longer: on the CPU, and where experts are chosen by row
+GRAPH_ROW_COST = 0.0065  # the same of a captured graph's
 STEADY = 1.03  # times the shortest time: a count within that is kept
 
 
@@ -24,7 +24,7 @@ def worthwhile(shares: Sequence[Sequence[float]], most: int, row_cost: float, cu
     """The number of guesses for each sequence with which most tokens are expected in a time.
 
     Every guess that is checked is a row more in the pass. A token whose scalings were not ready costs its sequence one
-    pass more, in which it has a single row.
+    pass more, with a single row (graphs have spare rows in it, which cost little).
 
     Args:
         shares: of each sequence, how often the guess of each rank is right.

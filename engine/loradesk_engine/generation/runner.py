@@ -13,9 +13,9 @@ from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture, MixtureDelta
 from loradesk_engine.generation.graphs import DecodeGraph, DecodeGraphs
 from loradesk_engine.generation.guesses import (
-    CPU_ROW_COST,
-    GPU_ROW_COST,
+    GRAPH_ROW_COST,
     MOST_GUESSES,
+    ROW_COST,
     after_token,
     worthwhile,
 )
@@ -89,7 +89,8 @@ class _Step:
         rows: which row of the logits is each chunk's, where it reaches the end of its sequence.
         ahead: which of the classified rows are a sequence's scaling rows.
         passed: with the logits of those chunks, then those of the scaling rows.
-        guesses: scaling rows of each sequence, if it has as many of every one.
+        guesses: scaling rows of each sequence where the step is level: a generation row and as many scaling rows of
+            every one, all of decoding sequences. Those that are behind have a generation row of no use.
     """
 
     chunks: Many[Chunk]
@@ -98,11 +99,25 @@ class _Step:
     passed: _Pass
     guesses: int = 0
 
+    @classmethod
+    def level(cls, chunks: Many[Chunk], guesses: int, passed: _Pass) -> _Step:
+        """One with a row of each chunk, then `guesses` scaling rows of each; none of what is not X-LoRA's."""
+        return cls(
+            chunks,
+            {_key(chunk): row for row, chunk in enumerate(chunks)},
+            {chunk.sequence: slice(n * guesses, (n + 1) * guesses) for n, chunk in enumerate(chunks) if guesses},
+            passed,
+            guesses,
+        )
+
+    @property
+    def sequences(self) -> set[Sequence]:
+        return {chunk.sequence for chunk in self.chunks}
+
     def covers(self, chunks: Many[Chunk], behind: Many[Chunk]) -> bool:
         """Whether it has computed these chunks, and the scaling rows of those behind."""
-        return all(_key(chunk) in self.rows for chunk in (*chunks, *behind)) and all(
-            chunk.sequence in self.ahead for chunk in behind
-        )
+        computed = all(_key(chunk) in self.rows for chunk in (*chunks, *behind))
+        return computed and all(chunk.sequence in self.ahead for chunk in behind)
 
     def prediction(self, chunk: Chunk) -> Prediction | None:
         row = self.rows[_key(chunk)]
@@ -139,7 +154,7 @@ class Runner:
     scaling rows (activations of the scaling pass). Both are exact, so nothing is ever computed again.
 
     Look-ahead: when token x[t] is known, its scaling row has run, and that row's own logits are the base model's guess
-    of x[t+1]. One forward pass has two rows: the generation row of x[t], and the scaling row of the guess. If the
+    of x[t+1]. A forward pass has the generation row of x[t], and the scaling row of the guess beside it. If the
     sampled token equals the guess, its scalings are ready; else its scaling row runs by itself. Only the scalings'
     computation is speculative: the output is the same for any sampling. Guess rows that are wrong cost time, so there
     are as many as are worth it (`generation.guesses`): none while the base's guesses are mostly wrong, on a GPU up to
@@ -151,8 +166,8 @@ class Runner:
     On CUDA the next step of sequences that decode starts as soon as their tokens are drawn, before the host has read
     them: what the host does with a token costs no time then. In X-LoRA mode the device itself sees which guess was
     right: that sequence's next step is its generation row and new guesses, and that of a sequence without a right guess
-    is the scaling row of its token. If the next step turns out to be another one (a request ended, an adapter was
-    switched), that pass is thrown away.
+    is the scaling row of its token. A request that comes waits for that step, since the device is at it anyway; if it
+    turns out to be another one (an adapter was switched), it is thrown away.
 
     Attributes:
         slots_each: slots of the cache that a sequence has.
@@ -183,6 +198,8 @@ class Runner:
         self._guesses = 0  # that are checked for each sequence
         self._looked_ahead: list[tuple[Sequence, Tensor]] = []  # best tokens that were not read from the device yet
         self._behind: list[Chunk] = []  # whose scaling rows ride in the next pass
+        self._joined = False  # others come with the next step
+        self._drawn_for: list[Sequence] = []  # whose tokens are read next
         self._replayed: _Step | None = None  # the step that tokens are drawn from now, if the next one can be started
         self._started: _Step | None = None  # the step after it, if it was started already
         self._graphs: DecodeGraphs | None = None
@@ -219,29 +236,38 @@ class Runner:
 
     def begin(self, chunks: Many[Chunk]) -> list[Chunk]:
         """Those of a step's chunks that `run` is to compute now. Of the others only the scaling rows run beside them,
-        or run already; they are ready in the next step.
+        or run already, or nothing, because a step without them is under way; they come with the next step.
         """
-        self._behind = []
-        if self.classifier is None:
+        self._behind, started = [], self._started
+        known = chunks if started is None else [chunk for chunk in chunks if chunk.sequence in started.sequences]
+        self._joined = False
+        if started is not None and 0 < len(known) < len(chunks):
+            self._joined = started.covers(*self._divided(known))
+        ready, missing = self._divided(known if self._joined else chunks)
+        under_way = started is not None and started.covers(ready, missing)
+        if not under_way and missing and not (ready and all(chunk.length == 1 for chunk in missing)):
             return list(chunks)
+        self._behind = missing
+        return ready
+
+    def _divided(self, chunks: Many[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+        """Those that can be computed, and those whose scalings are missing."""
+        if self.classifier is None:
+            return list(chunks), []
         missing = [chunk for chunk in chunks if not self._has_scalings(chunk)]
-        others = [chunk for chunk in chunks if chunk not in missing]
-        started = self._started is not None and self._started.covers(others, missing)
-        if started or (others and all(chunk.length == 1 for chunk in missing)):
-            self._behind = missing
-            return others
-        return list(chunks)
+        return [chunk for chunk in chunks if chunk not in missing], missing
 
     @torch.inference_mode()
     def run(self, chunks: Many[Chunk]) -> list[Prediction | None]:
         """Compute what `begin` gave. Predicts what follows each chunk that reaches the end of its sequence."""
         self._looked_ahead.clear()
         moved = self._reserve([*chunks, *self._behind])
-        scalings = self._scalings(chunks)
         started, self._started, self._replayed = self._started, None, None
-        step = started if started is not None and started.covers(chunks, self._behind) else None
-        if step is None:
-            step = self._step(chunks, scalings)
+        if started is not None and started.covers(chunks, self._behind):
+            step = started
+            self._scalings(chunks, computed=True)
+        else:
+            step = self._step(chunks, self._scalings(chunks, computed=False))
         # (what was started before the cache moved is right, but its graph reads where the cache was)
         if step.passed.graph is not None and not (moved and step is started) and self._can_follow(step, chunks):
             self._replayed = step
@@ -250,37 +276,43 @@ class Runner:
                 state = _xlora(chunk.sequence)
                 state.ahead, best = step.looked_ahead(chunk.sequence)
                 self._looked_ahead.append((chunk.sequence, best))
+        self._drawn_for = [chunk.sequence for chunk in chunks if _reaches_end(chunk)]
         return [step.prediction(chunk) for chunk in chunks]
 
     def _step(self, chunks: Many[Chunk], scalings: Many[Tensor | None]) -> _Step:
         """Generation rows of chunks, and scaling rows of guesses and of the chunks behind."""
-        rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
         guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
-        guesses = self._worthwhile_guesses(guessed)
-        if all(chunk.length == 1 for chunk in chunks):
-            self._guesses = guesses
-        else:  # beside a prompt no row has a column of its own
-            guesses = min(guesses, 1)
+        decoding = all(chunk.length == 1 and _reaches_end(chunk) for chunk in (*chunks, *self._behind))
+        if self._graphs is not None and decoding and len(guessed) == len(chunks) > 0:
+            self._guesses = self._worthwhile_guesses([*chunks, *self._behind])
+            if self._guesses:
+                return self._level_step(chunks, scalings, self._guesses)
+        rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
         ahead: dict[Sequence, slice] = {}
-        for chunk in guessed if guesses else ():
-            first = len(rows) - len(chunks)
-            rows += self._guess_rows(chunk, guesses)
-            ahead[chunk.sequence] = slice(first, len(rows) - len(chunks))
-        for chunk in self._behind:
-            first = len(rows) - len(chunks)
-            rows.append(self._rows(chunk, 1, self._scaling_pass_scalings()))
-            ahead[chunk.sequence] = slice(first, first + 1)
+        if guessed and self._worthwhile_guesses(guessed):  # one: other rows than graphs' have no columns of their own
+            for chunk in guessed:
+                rows += self._guess_rows(chunk, 1)
+        else:
+            guessed = []
+        rows += [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in self._behind]
+        ahead = {chunk.sequence: slice(row, row + 1) for row, chunk in enumerate([*guessed, *self._behind])}
         asked = [number for number, chunk in enumerate(chunks) if _reaches_end(chunk)]
         places = {number: place for place, number in enumerate(asked)}
         classified = range(len(chunks), len(rows))
-        active = self._active([chunk.sequence for chunk in chunks])
-        return _Step(
-            chunks,
-            {_key(chunk): places.get(number) for number, chunk in enumerate(chunks)},
-            ahead,
-            self._pass(rows, [*asked, *classified], classified, active),
-            guesses if len(guessed) == len(chunks) and not self._behind else 0,
-        )
+        passed = self._pass(rows, [*asked, *classified], classified, self._active([chunk.sequence for chunk in chunks]))
+        return _Step(chunks, {_key(chunk): places.get(number) for number, chunk in enumerate(chunks)}, ahead, passed)
+
+    def _level_step(self, chunks: Many[Chunk], scalings: Many[Tensor | None], guesses: int) -> _Step:
+        """The same for chunks of decoding sequences that all have guesses, as a step that can be followed."""
+        everything = [*chunks, *self._behind]
+        given = [*scalings, *[None] * len(self._behind)]
+        rows = [self._rows(chunk, 0, row_scalings) for chunk, row_scalings in zip(everything, given, strict=True)]
+        for chunk in chunks:
+            rows += self._guess_rows(chunk, guesses)
+        for chunk in self._behind:
+            rows += [self._rows(chunk, 1, self._scaling_pass_scalings())] * guesses
+        every, ahead = range(len(rows)), range(len(everything), len(rows))
+        return _Step.level(everything, guesses, self._pass(rows, every, ahead, self._all_active()))
 
     @torch.inference_mode()
     def read(self, tokens: Many[Tensor], *, keep_logits: bool) -> list[int]:
@@ -292,62 +324,51 @@ class Runner:
         drawn = [*tokens, *(best.flatten() for _, best in self._looked_ahead)]
         if not drawn:
             return []
-        together = torch.hstack(drawn)
-        if together.device.type == "cuda":
-            there = _to_host(together)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record()
-            if not keep_logits:
-                self._start_next(tokens)
-            done.synchronize()
-            together = there
-        elif not keep_logits and self._graphs is not None:
-            self._start_next(tokens)
-        values = together.tolist()
+        values = _OnItsWay(torch.hstack(drawn))
+        if not keep_logits:
+            self._start_next(dict(zip(self._drawn_for, tokens, strict=True)))
+        numbers = values.wait()
         place = len(tokens)
         for sequence, best in self._looked_ahead:
-            state = _xlora(sequence)
             count, guesses = best.shape
-            numbers = [max(token, 0) for token in values[place : place + best.numel()]]
-            state.after = [numbers[row * guesses : (row + 1) * guesses] for row in range(count)]
+            likely = [max(token, 0) for token in numbers[place : place + best.numel()]]
+            _xlora(sequence).after = [likely[row * guesses : (row + 1) * guesses] for row in range(count)]
             place += best.numel()
         for chunk in self._behind:
             _xlora(chunk.sequence).use(0)
         self._behind = []
-        return values[: len(tokens)]
+        return numbers[: len(tokens)]
 
-    def _start_next(self, tokens: Many[Tensor]) -> None:
+    def _start_next(self, drawn: Mapping[Sequence, Tensor]) -> None:
         """Start the step after the one that these tokens were drawn from, if any sequence surely goes on."""
         last = self._replayed
-        if last is None or last.passed.graph is None:
+        if last is None:
             return
-        waiting = {chunk.sequence for chunk in self._behind}
-        if all(_ends(chunk.sequence) and chunk.sequence not in waiting for chunk in last.chunks):
+        if all(_ends(chunk.sequence) and chunk.sequence in drawn for chunk in last.chunks):
             return
-        chunks = [Chunk(chunk.sequence, chunk.start + (chunk.sequence not in waiting), 1) for chunk in last.chunks]
+        chunks = [Chunk(chunk.sequence, chunk.start + (chunk.sequence in drawn), 1) for chunk in last.chunks]
         if max(chunk.start for chunk in chunks) + last.guesses >= self.cache.capacity:
             return
-        rows = {_key(chunk): row for row, chunk in enumerate(chunks)}
+        graph, passed = last.passed.graph, last.passed  # what is advanced lies where the last one did
+        assert graph is not None
         if last.guesses:
-            given = iter(tokens)
-            drawn = [None if chunk.sequence in waiting else next(given).clamp(min=0) for chunk in chunks]
-            passed = self._follow(last.passed.graph, chunks, drawn, last.guesses)
-            ahead = {c.sequence: slice(n * last.guesses, (n + 1) * last.guesses) for n, c in enumerate(chunks)}
-            self._started = _Step(chunks, rows, ahead, passed, last.guesses)
+            passed = self._follow(graph, chunks, drawn, last.guesses)
         else:
-            last.passed.graph.advance(torch.stack(list(tokens)).clamp(min=0))
-            self._started = _Step(chunks, rows, {}, last.passed)  # its results lie where the last one's did
+            graph.advance([drawn[chunk.sequence] for chunk in chunks])
+        self._started = _Step.level(chunks, last.guesses, passed)
 
-    def _follow(self, graph: DecodeGraph, chunks: Many[Chunk], drawn: Many[Tensor | None], guesses: int) -> _Pass:
+    def _follow(self, graph: DecodeGraph, chunks: Many[Chunk], drawn: Mapping[Sequence, Tensor], guesses: int) -> _Pass:
         """X-LoRA's next step: a generation row of each chunk, then its scaling rows."""
-        graph.follow(drawn, guesses, torch.cat([self._weights_of(chunk.sequence)[0] for chunk in chunks]))
+        weights = torch.cat([self._weights_of(chunk.sequence)[0] for chunk in chunks])
+        graph.follow([drawn.get(chunk.sequence) for chunk in chunks], guesses, weights)
         assert graph.predicted is not None
         first, last = len(chunks), len(chunks) * (1 + guesses)
         return _Pass(graph.logits[:last], graph.best[:last], graph.predicted[first:last].clone(), graph)
 
     def _can_follow(self, step: _Step, chunks: Many[Chunk]) -> bool:
         """Whether the step after this one can be started before its tokens are known to the host."""
-        if len(chunks) + len(self._behind) != len(step.chunks):
+        whole = len(chunks) + len(self._behind) == len(step.chunks) and all(map(_reaches_end, chunks))
+        if not whole or self._joined:
             return False
         if step.guesses:
             shares = [_xlora(chunk.sequence).right for chunk in step.chunks]
@@ -370,6 +391,7 @@ class Runner:
                 column = len(sequence.tokens)
                 self.cache.move(self._slot(sequence, 1), column + rank, column)
             state.hits += 1
+            state.first_hits += rank == 0
             state.use(rank)
         else:
             state.misses += 1
@@ -392,8 +414,11 @@ class Runner:
 
     # --- scalings -----------------------------------------------------------------------------------------------------
 
-    def _scalings(self, chunks: Many[Chunk]) -> list[Tensor | None]:
-        """Scalings of the generation rows of each chunk; runs the scaling pass for those that have none yet."""
+    def _scalings(self, chunks: Many[Chunk], *, computed: bool) -> list[Tensor | None]:
+        """Scalings of the generation rows of each chunk; runs the scaling pass for those that have none yet.
+
+        computed: the pass has them already; only what is told of them is given.
+        """
         if self.mixture is None:
             return [None] * len(chunks)
         if self.classifier is None:
@@ -402,22 +427,27 @@ class Runner:
         predicted = dict(zip(map(id, missing), self._scaling_pass(missing), strict=True)) if missing else {}
         result: list[Tensor | None] = []
         for chunk in chunks:
-            state = _xlora(chunk.sequence)
+            state, gained = _xlora(chunk.sequence), None
             if id(chunk) in predicted:
                 scalings = predicted[id(chunk)]
                 gained = scalings * self._weights_of(chunk.sequence)
             else:
                 scalings = self._known(state)[None].expand(chunk.length, -1, -1)
-                gained = self._row(chunk.sequence)
+                if not computed or chunk.sequence.want_scalings:
+                    gained = self._row(chunk.sequence)
             state.ready = None
             self._freeze(chunk, scalings)
-            if chunk.sequence.want_scalings:
-                told = gained.expand(chunk.length, -1, -1)
-                if told.device.type == "cuda" and chunk.length == 1 and _reaches_end(chunk):
-                    told = _to_host(told)  # with the token: who tells of it would wait for the next step otherwise
-                chunk.sequence.scalings.append(told)
+            if chunk.sequence.want_scalings and gained is not None:
+                chunk.sequence.scalings.append(self._told(chunk, gained.expand(chunk.length, -1, -1)))
             result.append(gained)
         return result
+
+    @staticmethod
+    def _told(chunk: Chunk, scalings: Tensor) -> Tensor:
+        """A token's scalings come to the host with it: who tells of them would wait for the step after it otherwise."""
+        if scalings.device.type == "cuda" and chunk.length == 1 and _reaches_end(chunk):
+            return _to_host(scalings)
+        return scalings
 
     def _row(self, sequence: Sequence) -> Tensor:
         """The scalings of its next token, which are known, times the weights: float32 [1, layers, adapters]. The same
@@ -477,12 +507,12 @@ class Runner:
 
     def _worthwhile(self, shares: Many[Many[float]]) -> int:
         most = min(self._most_guesses, kernels.MAX_ROWS // len(shares) - 1)
-        cost = CPU_ROW_COST if self.decoder.device.type == "cpu" else GPU_ROW_COST
+        cost = ROW_COST if self._graphs is None else GRAPH_ROW_COST
         return worthwhile(shares, max(1, most), cost, self._guesses)
 
     @property
     def _most_guesses(self) -> int:
-        """Guesses that the passes know. Only graphs' rows can have columns of their own, and a row that is cheap."""
+        """Guesses of a token that are known. Only graphs' rows can have columns of their own, and are cheap."""
         return 1 if self._graphs is None else MOST_GUESSES
 
     def _guess_rows(self, chunk: Chunk, count: int) -> list[_Rows]:
@@ -565,7 +595,7 @@ class Runner:
     def _replay(self, graphs: DecodeGraphs, rows: Many[_Rows], asked: Many[int], classified: Many[int]) -> _Pass:
         """The same by a captured graph, for parts of one row each."""
         most = kernels.MAX_ROWS
-        if len(rows) > most:  # X-LoRA has two rows a sequence
+        if len(rows) > most:  # X-LoRA has several rows a sequence
             first = self._replay(graphs, rows[:most], *_within(asked, classified, 0, most)).kept()
             rest = _within(asked, classified, most, len(rows))
             return first.joined(self._replay(graphs, rows[most:], *rest))
@@ -645,6 +675,22 @@ class Runner:
             for place, adapter in enumerate(self.mixture.adapters)
             if any(sequence.state.weights.get(adapter.name, 0.0) != 0 for sequence in sequences)
         )
+
+
+class _OnItsWay:
+    """Numbers that the host will want; what is queued on the device after them does not hold them up."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._there = tensor, None
+        if tensor.device.type == "cuda":
+            self._tensor = _to_host(tensor)
+            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._there.record()
+
+    def wait(self) -> list[int]:
+        if self._there is not None:
+            self._there.synchronize()
+        return self._tensor.tolist()
 
 
 def _to_host(tensor: Tensor) -> Tensor:

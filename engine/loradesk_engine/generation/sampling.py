@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loradesk_engine.commands import Sampling
@@ -96,8 +97,9 @@ def ranked(logits: Tensor, count: int) -> Tensor:
     """
     if count == 1:
         return likeliest(logits)[:, None]
-    values, tokens = logits.topk(count, dim=-1)
-    return torch.where(values.isfinite(), tokens, -1)
+    values, tokens = logits.topk(min(count, logits.shape[-1]), dim=-1)
+    found = torch.where(values.isfinite(), tokens, -1)
+    return F.pad(found, (0, count - found.shape[-1]), value=-1)  # of a vocabulary that is smaller
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

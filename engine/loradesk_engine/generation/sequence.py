@@ -46,6 +46,7 @@ class XLoraState:
         frozen: the scalings in use since the freeze (non-granular), float32 [layers, adapters].
         frozen_at: position from which on they are used.
         hits, misses: tokens whose scalings were ready, or not, where guesses were checked.
+        first_hits: of the hits, those that were the first guess.
         row: the next token's scalings times the adapters' weights, float32 [1, layers, adapters].
         row_of, row_key: the scalings and the adapter state that it was made of.
     """
@@ -59,6 +60,7 @@ class XLoraState:
     frozen_at: int | None = None
     hits: int = 0
     misses: int = 0
+    first_hits: int = 0
     row: Tensor | None = None
     row_of: Tensor | None = None
     row_key: object = None
@@ -117,7 +119,9 @@ class Sequence:
     @property
     def look_ahead(self) -> LookAhead | None:
         state = self.xlora
-        return LookAhead(state.hits, state.misses) if state is not None and state.hits + state.misses else None
+        if state is None or state.hits + state.misses == 0:
+            return None
+        return LookAhead(state.hits, state.misses, state.first_hits)
 
     @property
     def answer(self) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import gguf_files, tiny
 
@@ -79,6 +80,22 @@ def test_look_ahead_equals_two_passes(zoo: Any, count: int, sampling: dict[str, 
     settings = settings_of(zoo, "xlora")
     ahead = answers(EngineCore.load(settings), range(count), **sampling)
     assert ahead == answers(EngineCore.load(settings, lookahead=False), range(count), **sampling)
+
+
+def test_a_prompts_scalings_are_told_whole_where_its_last_chunk_is_one_token(zoo: Any) -> None:
+    told = []
+    for step_tokens in (8, 64):
+        engine = EngineCore.load(settings_of(zoo, "xlora"), step_tokens=step_tokens)
+        engine.submit(
+            CompletionRequest("r", tuple(range(40, 57)), Sampling(max_tokens=4, ignore_end=True), want_scalings=True)
+        )
+        events = []
+        while engine.busy:
+            events += engine.step()
+        parts = [event.scalings for event in events if isinstance(event, TokensGenerated)]
+        told.append(np.concatenate([part for part in parts if part is not None]))
+    assert len(told[0]) == 17 + 3
+    np.testing.assert_allclose(told[0], told[1], atol=1e-5, rtol=2e-5)
 
 
 def test_switching_adapters_captures_nothing(zoo: Any) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from loradesk_engine.model.batch import Batch
 
 MAX_ROWS = 64
-"""Most rows of a decoding step that Triton's kernels take: X-LoRA has two for each of 32 sequences."""
+"""Most rows of a decoding step that Triton's kernels take: X-LoRA has at least two for each of 32 sequences."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Laid(Protocol):
 
 
 class StepKernels(Protocol):
-    """What there are kernels for. On a GPU the rows are the next tokens of as many sequences. The rows of matrices are
+    """What there are kernels for. On a GPU each row is a next token of its sequence. The rows of matrices are
     contiguous.
 
     Attributes:
