@@ -2,17 +2,22 @@
 where no clock is looked at.
 
 What may be used is what transformers offers a chat template, less what pads or repeats without need.
+
+The result of each step is counted, with its parts as often as they are met. So comparing, hashing and writing what a
+template holds always ends soon. All results together are counted too, since a template may keep them. What could grow
+far beyond the limit in one step is counted before it is made.
 """
 
 from __future__ import annotations
 
 import datetime
 import functools
-import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any, TypeVar, cast
 
 import jinja2
 from jinja2 import nodes
@@ -20,24 +25,38 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
+from markupsafe import escape
 
-MAX_CHARACTERS = 8_000_000  # of a value, and of what is rendered
-MAX_WRITTEN = 4 * MAX_CHARACTERS  # by all expressions: what a template collects in blocks is written again
-CONVERSION = re.compile(  # nothing is tried twice, or "%0000..." would take the square of its length
-    r"%(?:\((?P<key>[^()]*+)\))?+[#0\- +]*+(?P<width>\*|\d++)?+(?:\.(?P<precision>\*|\d*+))?+[hlL]?+(?P<kind>[a-zA-Z%])"
+from loradesk_engine.formats.sandbox_sizes import (
+    MAX_DEPTH,
+    PART,
+    SEQUENCES,
+    VIEWS,
+    TooMuch,
+    listed,
+    number_in,
+    refuse_large,
+    refuse_slow_search,
+    size_around,
+    size_formatted,
+    size_in_parts,
+    size_indented,
+    size_joined,
+    size_of,
+    size_quoted,
+    size_replaced,
+    size_rounded,
 )
-MAX_PRECISION = 100  # digits of `round`
-NUMBER = re.compile(r"\d+")
 
+MAX_MADE = 128 * 2**20  # bytes that all steps make, since all may be kept
+MAX_PYTHON = 2_000_000  # characters of what a template is compiled to; Python's own compiler looks at no clock
 
-class TooMuch(Exception):
-    """A limit was passed; carries the sentence for the user."""
-
-
-# What a chat template needs; left out is what pads to any width or repeats a value, since no clock is looked at inside.
-# Those that can grow are replaced by limited ones.
+# What a chat template needs; left out is what pads to any width or repeats a value. Those that can grow are replaced by
+# limited ones.
 FILTERS = [
     "abs",
     "attr",
@@ -83,62 +102,130 @@ FILTERS = [
     "urlencode",
     "wordcount",
 ]
-UNSAFE_TEXT_METHODS = ("center", "encode", "expandtabs", "ljust", "rjust", "translate", "zfill")
+FILTERS_OF_TEXT = ("capitalize", "e", "escape", "forceescape", "lower", "safe", "string", "upper")
+TESTS_OF_TEXT = ("lower", "upper")
+CUTTING_TEXT_METHODS = ("rsplit", "split", "splitlines")
+SLOW_TEXT_METHODS = ("lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip")
+UNSAFE_TEXT_METHODS = (
+    *("center", "encode", "escape", "expandtabs", "ljust", "maketrans", "rjust", "striptags", "translate", "unescape"),
+    "zfill",
+)
+UNSAFE_TYPES: tuple[type, ...] = (
+    bytes,
+    bytearray,
+    *VIEWS,
+)  # bytes are not counted, nor are the sets that views can make
+UNSAFE_NUMBER_METHODS = ("from_bytes", "to_bytes")
+
+Node = TypeVar("Node", bound=nodes.Node)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox that also refuses to make huge values in one step.
+    """Jinja's immutable sandbox that also refuses to make huge values.
 
     Attributes:
-        written: characters of all expressions since it was set to 0.
+        made: bytes of all that was made since it was set to 0.
 
     Everything in it raises `TooMuch` where a limit is passed.
     """
 
-    intercepted_binops = frozenset({"*", "**", "%", "+"})
+    intercepted_binops = frozenset({"*", "**", "%", "+", "-", "/", "//"})
+    intercepted_unops = frozenset({"-", "+"})
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], finalize=self._write
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols, _Generation],
+            undefined=_Undefined,
+            finalize=self._write,
         )
-        self.written = 0
+        self.made = 0
+        self._depths: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()  # of iterators in iterators
         filters = {name: self.filters[name] for name in FILTERS}
-        self.filters = filters | {
-            "tojson": _to_json,
-            "join": _on_list(_sized(filters["join"], lambda value, d="", *rest, **options: _joined(value, d))),
-            "round": _sized(filters["round"], _rounded),
-            "replace": _sized(filters["replace"], lambda value, old, new, *rest: _replaced(value, old, new)),
-            "string": _sized(filters["string"], size_of),
-            "format": _sized(filters["format"], lambda value, *rest, **named: _formatted(str(value), named or rest)),
-            "indent": _sized(filters["indent"], _indented),
+        filters |= {name: _sized(filters[name], size_of) for name in FILTERS_OF_TEXT}
+        filters |= {name: _on_list(filters[name]) for name in ("groupby", "list", "sort")}
+        filters |= {
+            "format": _sized(filters["format"], lambda value, *rest, **named: _formatted(value, named or rest)),
+            "indent": _sized(filters["indent"], size_indented),
+            "join": _joining(filters["join"]),
+            "replace": _sized(filters["replace"], size_replaced),
+            "round": _sized(filters["round"], size_rounded),
             "sum": _sum,
+            "title": _sized(filters["title"], size_in_parts),
+            "tojson": _to_json,
+            "trim": _trimming(filters["trim"]),
+            "urlencode": _sized(filters["urlencode"], size_quoted),
+            "wordcount": _sized(filters["wordcount"], size_in_parts),
+            # what Jinja compiles to bare operators of Python
             "_concat": _concat,
+            "_dict": _dict,
+            "_listed": listed,
+            "_made": lambda value: value,
+            "_slice": lambda value, start, stop, step: value[start:stop:step],
         }
+        self.filters = {name: self._step(function) for name, function in filters.items()}
+        tests: Mapping[str, Any] = self.tests
+        self.tests |= {name: _sized(tests[name], size_of) for name in TESTS_OF_TEXT}
         self.globals = {
-            **{name: self.globals[name] for name in ("range", "namespace", "joiner", "cycler")},
-            "dict": dict,
+            **{name: self.globals[name] for name in ("range", "joiner", "cycler")},
+            "dict": _dict,
+            "namespace": _Namespace,
             "raise_exception": _raise_exception,
-            "strftime_now": lambda pattern: datetime.datetime.now().strftime(str(pattern)[:100]),
+            "strftime_now": lambda pattern: datetime.datetime.now().strftime(_text(pattern)[:100]),
         }
 
     def _generate(self, source: nodes.Template, name: Any, filename: Any, defer_init: bool = False) -> str:
-        # `a ~ b` is compiled to a function of Jinja's own that nothing can stop: make it a filter
-        return super()._generate(_ConcatToFilter().visit(source), name, filename, defer_init)
+        python = super()._generate(_ToFilters().visit(source), name, filename, defer_init)
+        if len(python) > MAX_PYTHON:
+            raise TooMuch("It has too many steps.")
+        return python
 
-    @staticmethod
-    def concat(parts: Iterable[str]) -> str:
+    def concat(self, parts: Iterable[str]) -> str:
         """What Jinja makes one text of a block, macro or call with."""
         parts = list(parts)
-        _refuse_large(sum(map(len, parts)))
-        return "".join(parts)
+        refuse_large(sum(map(len, parts)))
+        text = "".join(parts)
+        self._spend(sys.getsizeof(text))
+        return text
 
-    def _write(self, value: object) -> object:
-        size = size_of(value)
-        _refuse_large(size)
-        self.written += size
-        if self.written > MAX_WRITTEN:
-            raise TooMuch(f"Its expressions write more than {MAX_WRITTEN:,} characters.")
+    @jinja2.pass_eval_context
+    def _write(self, context: nodes.EvalContext, value: object) -> Any:
+        """The text of an expression, counted here for the last time: on paper a character may become ten."""
+        refuse_large(size_of(value))
+        return self._made(escape(value) if context.autoescape else str(value))
+
+    def _made(self, value: Any) -> Any:
+        """What a step made, if it and all that was made before are not too large."""
+        refuse_large(size_of(value))
+        self._spend(sys.getsizeof(value))
         return value
+
+    def _spend(self, size: int) -> None:
+        self.made += size
+        if self.made > MAX_MADE:
+            raise TooMuch("Its steps make too much.")
+
+    def _step(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter whose result is counted; keeps the marks by which Jinja passes its context."""
+
+        @functools.wraps(function)
+        def step(*args: Any, **options: Any) -> Any:
+            result = self._made(function(*args, **options))
+            if isinstance(result, types.GeneratorType):
+                self._refuse_deep(result, args)
+            elif isinstance(result, SEQUENCES):
+                self._spend(PART * len(result))  # the parts may be new
+            return result
+
+        return step
+
+    def _refuse_deep(self, iterator: object, sources: Iterable[object]) -> None:
+        """Python frees a generator inside a generator without counting: the stack would overflow."""
+        iterators = [one for one in sources if isinstance(one, types.GeneratorType)]
+        self._depths[iterator] = 1 + max((self._depths.get(one, 0) for one in iterators), default=0)
+        if self._depths[iterator] > MAX_DEPTH:
+            raise TooMuch("Its iterators are nested too deeply.")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if super().wrap_str_format(value) is None:
@@ -153,37 +240,44 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return formatted
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, bytes | bytearray) or (isinstance(obj, int) and attr == "to_bytes"):
-            return False  # bytes are not counted
+        if isinstance(obj, UNSAFE_TYPES):
+            return False
+        if isinstance(obj, int) and attr in UNSAFE_NUMBER_METHODS:
+            return False
         if isinstance(obj, str) and attr in UNSAFE_TEXT_METHODS:
             return False
+        if isinstance(obj, dict) and attr == "fromkeys":
+            return False  # `_dict` looks at the clock
         return super().is_safe_attribute(obj, attr, value)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         text = getattr(obj, "__self__", None)
-        if isinstance(text, str) and len(args) >= 1:
-            method = getattr(obj, "__name__", "")
-            if method == "replace" and len(args) >= 2:
-                _refuse_large(_replaced(text, args[0], args[1]))
-            elif method == "join":
-                args = (_listed(args[0]), *args[1:])
-                _refuse_large(_joined(args[0], text))
-        return super().call(context, obj, *args, **kwargs)
+        if isinstance(text, str):
+            args = _arguments_of_text_method(text, getattr(obj, "__name__", ""), args, kwargs)
+        elif isinstance(obj, Macro) and (obj.catch_varargs or obj.catch_kwargs):
+            refuse_large(size_of([*args, *(value for name, value in kwargs.items() if not name.startswith("_"))]))
+        result = self._made(super().call(context, obj, *args, **kwargs))
+        if isinstance(text, str) and isinstance(result, SEQUENCES):
+            self._spend(sum(map(sys.getsizeof, result)))
+        return result
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             raise SecurityError("powers are not allowed in a chat template")
+        if operator == "-" and (isinstance(left, Set) or isinstance(right, Set)):
+            raise SecurityError("sets are not allowed in a chat template")
         if operator == "%" and isinstance(left, str):
-            _refuse_large(_formatted(left, right))
+            refuse_large(size_formatted(left, right))
         if operator == "*":
             for value, count in ((left, right), (right, left)):
                 if isinstance(value, str | list | tuple) and isinstance(count, int):
-                    _refuse_large(len(value) * max(count, 0))
-        if operator in "*+" and isinstance(left, int) and isinstance(right, int):
-            _refuse_large(left.bit_length() + right.bit_length())
+                    refuse_large(_length(value) * max(count, 0))
         if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _refuse_large(len(left) + len(right))
-        return super().call_binop(context, operator, left, right)
+            refuse_large(_length(left) + _length(right))
+        return self._made(super().call_binop(context, operator, left, right))
+
+    def call_unop(self, context: Any, operator: str, arg: Any) -> Any:
+        return self._made(super().call_unop(context, operator, arg))
 
 
 class _Generation(Extension):
@@ -200,6 +294,28 @@ class _Generation(Extension):
         return caller()
 
 
+class _Namespace(Namespace):
+    """Jinja's own that may be written: what holds it may have been counted while it was empty."""
+
+    def __init__(self, /, *args: Any, **named: Any) -> None:
+        super().__init__(_dict(*args, **named))
+
+    def __repr__(self) -> str:
+        refuse_large(size_of(self))
+        return super().__repr__()
+
+
+class _Undefined(jinja2.Undefined):
+    """Jinja's own, whose message quotes the key that was not found."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        refuse_large(size_of(self._undefined_name))
+        return super()._undefined_message
+
+
 class _Formatter(SandboxedFormatter):
     """`str.format` that adds up how long its result becomes."""
 
@@ -212,97 +328,96 @@ class _Formatter(SandboxedFormatter):
         return super().convert_field(value, conversion)
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        self._count(sum(map(_number, NUMBER.findall(format_spec))))
+        self._count(number_in(format_spec))
         return str(super().format_field(value, format_spec))
 
     def _count(self, size: int) -> None:
         self._size += size
-        _refuse_large(self._size)
+        refuse_large(self._size)
 
 
-class _ConcatToFilter(NodeTransformer):
+class _ToFilters(NodeTransformer):
+    """Makes filters of what Jinja compiles to bare operators of Python, which would make values that nobody counts."""
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        return nodes.Filter(nodes.List(node.nodes), "_concat", [], [], None, None, lineno=node.lineno)
+        return self._filter(nodes.List(self._inside(node).nodes), "_concat")
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        return self._filter(self._inside(node), "_made")
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        inside = self._inside(node)
+        return self._filter(inside, "_made") if node.ctx == "load" else inside
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        pairs = [nodes.Tuple([pair.key, pair.value], "load") for pair in self._inside(node).items]
+        return self._filter(nodes.List(pairs), "_dict")
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        inside = self._inside(node)
+        if not isinstance(inside.arg, nodes.Slice):
+            return inside
+        bounds = (inside.arg.start, inside.arg.stop, inside.arg.step)
+        return self._filter(inside.node, "_slice", [bound or nodes.Const(None) for bound in bounds])
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:
+        refuse_large(size_of(node.value))
+        return node
+
+    def visit_Call(self, node: nodes.Call | nodes.Filter | nodes.Test) -> nodes.Node:
+        inside = self._inside(node)
+        if inside.dyn_args is not None:
+            inside.dyn_args = self._filter(inside.dyn_args, "_listed")
+        return inside
+
+    visit_Filter = visit_Test = visit_Call
+
+    def _inside(self, node: Node) -> Node:
+        return cast(Node, self.generic_visit(node))
+
+    @staticmethod
+    def _filter(value: nodes.Expr, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
+        return nodes.Filter(value, name, args or [], [], None, None, lineno=value.lineno)
 
 
-def size_of(value: object) -> int:
-    """Characters that a value has at least when it is written out; counting stops past the limit.
-
-    A list that holds another list many times over is small in memory and endless on paper.
-    """
-    size, left = 0, [value]
-    while left and size <= MAX_CHARACTERS:
-        one = left.pop()
-        if isinstance(one, str):
-            size += len(one)
-        elif isinstance(one, dict):
-            size += 2
-            left += [*one.keys(), *one.values()]
-        elif isinstance(one, list | tuple):
-            size += 2
-            left += one
-        else:
-            size += 1
-    return size
+def _arguments_of_text_method(text: str, method: str, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """What to call a method of a text with, if its result will not be too large."""
+    if method in SLOW_TEXT_METHODS:
+        refuse_slow_search(text, *args, *named.values())
+    if method in CUTTING_TEXT_METHODS:
+        refuse_large(size_in_parts(text))
+    if method == "replace" and len(args) >= 2:
+        refuse_large(size_replaced(text, args[0], args[1]))
+    if method == "join" and args:
+        parts = listed(args[0])
+        refuse_large(size_joined(parts, text))
+        return (parts, *args[1:])
+    return args
 
 
-def _refuse_large(size: int) -> None:
-    if size > MAX_CHARACTERS:
-        raise TooMuch("It makes a value that is too large.")
+def _length(value: str | list[Any] | tuple[Any, ...]) -> int:
+    return len(value) if isinstance(value, str) else PART * len(value)
 
 
-def _listed(values: Iterable[Any]) -> list[Any]:
-    """What is counted must be there first: an iterator is used up by counting."""
-    found = list(itertools.islice(values, MAX_CHARACTERS + 1))
-    _refuse_large(len(found))
-    return found
+def _text(value: object) -> str:
+    refuse_large(size_of(value))
+    return str(value)
 
 
-def _joined(parts: list[Any], between: object) -> int:
-    return size_of(parts) + len(str(between)) * len(parts)
+def _formatted(pattern: object, values: Any) -> int:
+    return size_formatted(_text(pattern), values)
 
 
-def _rounded(value: object, precision: object = 0, method: object = "common") -> int:
-    """Ten to the precision is what Jinja computes with."""
-    return MAX_CHARACTERS + 1 if not isinstance(precision, int) or abs(precision) > MAX_PRECISION else 0
-
-
-def _replaced(text: object, old: object, new: object) -> int:
-    _refuse_large(size_of(text))
-    return len(str(text)) + str(text).count(str(old)) * len(str(new))
-
-
-def _formatted(pattern: str, values: Any) -> int:
-    """Characters that `pattern % values` has at most."""
-    places = list(CONVERSION.finditer(pattern))
-    if sum(place[0].count("%") for place in places) != pattern.count("%"):
-        raise ValueError("the format is not known")
-    size = len(pattern)
-    rest = list(values) if isinstance(values, tuple) else [values]
-    for place in places:
-        for length in (place["width"], place["precision"]):
-            if length == "*":
-                star = rest.pop(0) if rest else 0
-                size += abs(star) if isinstance(star, int) else 0
-            elif length:
-                size += _number(length)
-        if place["key"] is not None:
-            size += size_of(values.get(place["key"])) if isinstance(values, Mapping) else 0
-        elif place["kind"] != "%":
-            size += size_of(rest.pop(0)) if rest else 0
-    return size
-
-
-def _number(digits: str) -> int:
-    return int(digits) if len(digits) < 20 else MAX_CHARACTERS + 1
-
-
-def _indented(text: object, width: object = 4, first: bool = False, blank: bool = False) -> int:
-    if not isinstance(text, str):
-        raise TypeError("only a text can be indented")
-    step = width if isinstance(width, int) else len(width) if isinstance(width, str) else 0
-    return len(text) + (len(text.splitlines()) + 1) * max(step, 0)
+def _dict(*sources: Any, **named: Any) -> dict[Any, Any]:
+    """`dict` that looks at the clock: there are keys, made for that, each of which is compared with all before it."""
+    if len(sources) > 1:
+        raise TypeError("a dict is made of one value at most")
+    result = {}
+    for source in sources:
+        pairs = ((key, source[key]) for key in source) if hasattr(source, "keys") else source
+        for key, value in pairs:
+            result[key] = value
+    return result | named
 
 
 @jinja2.pass_environment
@@ -316,12 +431,12 @@ def _sum(environment: Sandbox, values: Iterable[Any], attribute: str | int | Non
 
 
 def _sized(function: Callable[..., Any], size: Callable[..., int]) -> Callable[..., Any]:
-    """A filter that first looks how large its result would be; keeps the marks by which Jinja passes its context."""
+    """A filter or test that first looks how large what it makes would be; keeps Jinja's marks."""
 
     @functools.wraps(function)
     def checked(*args: Any, **options: Any) -> Any:
         values = args[1:] if hasattr(function, "jinja_pass_arg") else args
-        _refuse_large(size(*values, **options))
+        refuse_large(size(*values, **options))
         return function(*args, **options)
 
     return checked
@@ -332,18 +447,42 @@ def _on_list(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def given(context: Any, values: Iterable[Any], *args: Any, **options: Any) -> Any:
-        return function(context, _listed(values), *args, **options)
+        return function(context, listed(values), *args, **options)
 
     return given
 
 
+def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Jinja's `join` of parts that are there and counted; keeps Jinja's marks."""
+
+    @functools.wraps(function)
+    def joined(context: Any, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> Any:
+        if attribute is not None:
+            value = map(make_attrgetter(context.environment, attribute), value)
+        parts = listed(value)
+        refuse_large(size_joined(parts, d))
+        return function(context, parts, d)
+
+    return joined
+
+
+def _trimming(function: Callable[..., str]) -> Callable[..., str]:
+    @functools.wraps(function)
+    def trimmed(value: object, chars: str | None = None) -> str:
+        refuse_large(size_of(value))
+        refuse_slow_search(value, chars)
+        return function(value, chars)
+
+    return trimmed
+
+
 def _concat(parts: list[Any]) -> str:
-    _refuse_large(size_of(parts))
+    refuse_large(size_of(parts))
     return "".join(map(str, parts))
 
 
 def _raise_exception(message: object) -> None:
-    raise jinja2.TemplateError(str(message))
+    raise jinja2.TemplateError(_text(message))
 
 
 def _to_json(
@@ -354,22 +493,7 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Plain JSON as transformers has it: Jinja's own filter escapes for HTML, which a model was not trained on."""
-    _refuse_large(size_of(value))
+    refuse_large(size_of(value))
     step = 0 if indent is None else len(indent) if isinstance(indent, str) else max(0, int(indent))
-    _refuse_large(_spaces(value, step, sum(map(len, separators or ()))))
+    refuse_large(size_around(value, step, sum(map(len, separators or ()))))
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _spaces(value: object, step: int, between: int) -> int:
-    """Characters around the parts of a value as JSON: `step` for each level, `between` for each part."""
-    if not step and not between:
-        return 0
-    size, left = 0, [(value, 0)]
-    while left and size <= MAX_CHARACTERS:
-        one, depth = left.pop()
-        size += depth * step + between
-        if isinstance(one, dict):
-            left += [(part, depth + 1) for part in one.values()]
-        elif isinstance(one, list | tuple):
-            left += [(part, depth + 1) for part in one]
-    return size

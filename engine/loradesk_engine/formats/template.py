@@ -6,26 +6,32 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 
 from loradesk_engine.commands import Message
 from loradesk_engine.errors import TemplateError
-from loradesk_engine.formats.sandbox import MAX_CHARACTERS, Sandbox, TooMuch
+from loradesk_engine.formats.sandbox import Sandbox
+from loradesk_engine.formats.sandbox_sizes import MAX_CHARACTERS, TooMuch, size_of
 
-MAX_TEMPLATE_CHARACTERS = 1_000_000
+MAX_TEMPLATE_CHARACTERS = 500_000
 MAX_SECONDS = 2.0
+LIBRARIES = ("jinja2", "json", "markupsafe", "string")  # whose code a template runs
 PYTHON_ERRORS = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     MemoryError,
-    RecursionError,
+    NameError,
+    RuntimeError,
     SyntaxError,  # Jinja writes Python: `break` outside a loop, more nested loops than Python has
     TypeError,
     ValueError,
 )
+
+Made = TypeVar("Made")
 
 
 class ChatTemplate:
@@ -47,8 +53,10 @@ class ChatTemplate:
             raise TemplateError(f"The template is {len(source):,} characters long.", file=file, field="chat_template")
         self._sandbox = Sandbox()
         try:
-            self._template = self._sandbox.from_string(source)
-        except (jinja2.TemplateError, TooMuch, *PYTHON_ERRORS) as problem:
+            self._template = _within_time(lambda: self._sandbox.from_string(source), calls_only=True)
+        except TooMuch as problem:
+            raise TemplateError(f"The template is not valid: {problem}", file=file, field="chat_template") from None
+        except (jinja2.TemplateError, *PYTHON_ERRORS) as problem:
             raise TemplateError(f"The template is not valid: {problem}.", file=file, field="chat_template") from None
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
@@ -60,7 +68,7 @@ class ChatTemplate:
 
         def produce() -> str:
             parts: list[str] = []
-            size = self._sandbox.written = 0
+            size = self._sandbox.made = 0
             for part in self._template.generate(
                 messages=[{"role": message.role, "content": message.content} for message in messages],
                 tools=None,  # as transformers passes them where there are none
@@ -89,13 +97,21 @@ def _is_rendering(frame: FrameType) -> bool:
     that is collected just now, must not be interrupted.
     """
     module = str(frame.f_globals.get("__name__"))
-    return (
-        frame.f_code.co_filename == "<template>" or module.partition(".")[0] == "jinja2" or module == Sandbox.__module__
-    )
+    return _is_template(frame) or module.partition(".")[0] in LIBRARIES or module == Sandbox.__module__
 
 
-def _within_time(produce: Callable[[], str]) -> str:
-    """Run it with a clock that is looked at on every line: a loop without output never comes back by itself."""
+def _is_template(frame: FrameType) -> bool:
+    return frame.f_code.co_filename == "<template>"
+
+
+def _within_time(produce: Callable[[], Made], *, calls_only: bool = False) -> Made:
+    """Run it with a clock: a loop without output never comes back by itself.
+
+    Args:
+        produce: what may take long.
+        calls_only: look at the clock where a function begins, as is enough for what loops only over the source. Else it
+            is looked at on every line too, and on every operation of the template itself, which may all be on one line.
+    """
     deadline = time.monotonic() + MAX_SECONDS
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -103,7 +119,8 @@ def _within_time(produce: Callable[[], str]) -> str:
             return None
         if time.monotonic() > deadline:
             raise TooMuch(f"It takes longer than {MAX_SECONDS:g} seconds.")
-        return trace
+        frame.f_trace_opcodes = _is_template(frame)
+        return None if calls_only or frame.f_code is size_of.__code__ else trace
 
     before = sys.gettrace()
     sys.settrace(trace)
