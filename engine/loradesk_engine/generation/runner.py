@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.model.device import SMALL_MODEL, one_thread
 
+GRAPH_TOKENS = 2  # times the rows of the largest graph: prompts of no more tokens are computed by graphs
+GRAPH_READS = 2**18  # keys that their rows may read in all: each row reads the history for itself
 WEIGHTS_KEPT = 64  # adapter states whose weights are kept on the device
 
 
@@ -146,6 +149,13 @@ class _Rows:
     scalings: Tensor | None
     beyond: int = 0
 
+    def single(self) -> list[_Rows]:
+        """The same as parts of one row."""
+        return [
+            _Rows([token], self.start + offset, self.slot, _row_of(self.scalings, offset), self.beyond)
+            for offset, token in enumerate(self.tokens)
+        ]
+
 
 class Runner:
     """Runs the model for the scheduler.
@@ -220,13 +230,12 @@ class Runner:
         self.cache.reserve(sequences * self.slots_each, positions)
         if self._graphs is None:
             return
-        self._capture(1, adapted=False)
-        if self.mixture is not None and self.mixture.adapters:
-            self._capture(1, adapted=True)
-            if self.classifier is not None and self.lookahead:
-                graph = self._capture(1 + MOST_GUESSES, adapted=True)
-                weights = torch.zeros((1, len(self.mixture.adapters)), device=self.decoder.device)
-                graph.follow([None], MOST_GUESSES, weights)
+        for adapted in (False, True) if self.mixture is not None and self.mixture.adapters else (False,):
+            for rows in (1, *_prompt_sizes()):
+                self._capture(rows, adapted=adapted)
+        if self.mixture is not None and self.classifier is not None and self.lookahead:
+            graph = self._capture(1 + MOST_GUESSES, adapted=True)
+            graph.follow([None], MOST_GUESSES, torch.zeros((1, len(self.mixture.adapters)), device=self.decoder.device))
 
     def _capture(self, rows: int, *, adapted: bool) -> DecodeGraph:
         assert self._graphs is not None
@@ -568,8 +577,8 @@ class Runner:
             classified: numbers of the parts that the classifier reads.
             active: places of the adapters that any row uses.
         """
-        if self._graphs is not None and all(len(part.tokens) == 1 for part in rows):
-            return self._replay(self._graphs, rows, asked, classified)
+        if self._graphs is not None and _suits_graphs(rows):
+            return self._replay_parts(self._graphs, rows, asked, classified)
         if self._kernels is None:
             return self._compute(rows, asked, classified, active)
         with kernels.used(self._kernels), one_thread():
@@ -578,9 +587,7 @@ class Runner:
     def _compute(self, rows: Many[_Rows], asked: Many[int], classified: Many[int], active: tuple[int, ...]) -> _Pass:
         """The same without a graph."""
         hidden = self._forward(rows, active)
-        starts = [0]
-        for part in rows:
-            starts.append(starts[-1] + len(part.tokens))
+        starts = _starts(rows)
         scalings = None
         if classified and self.classifier is not None:
             wanted = [hidden[starts[number] : starts[number + 1]] for number in classified]
@@ -592,15 +599,40 @@ class Runner:
         logits = self._logits(rows, hidden[ends], ends, active)
         return _Pass(logits, ranked(logits, self._most_guesses if classified else 1), scalings)
 
-    def _replay(self, graphs: DecodeGraphs, rows: Many[_Rows], asked: Many[int], classified: Many[int]) -> _Pass:
-        """The same by a captured graph, for parts of one row each."""
+    def _replay_parts(self, graphs: DecodeGraphs, rows: Many[_Rows], asked: Many[int], classified: Many[int]) -> _Pass:
+        """The same by captured graphs. Each token is a row: those of one sequence see the earlier ones, since all keys
+        and values of a layer are in the cache before any row attends.
+        """
+        if all(len(part.tokens) == 1 for part in rows):
+            return self._replay(graphs, rows, asked, classified)
+        starts = _starts(rows)
+        single = [row for part in rows for row in part.single()]
+        ends = [starts[number + 1] - 1 for number in asked]
+        read = [row for number in classified for row in range(starts[number], starts[number + 1])]
+        passed = self._replay(graphs, single, ends, read, prompts=True)
+        return replace(passed, graph=None)  # its rows are not those of the next step
+
+    def _replay(
+        self,
+        graphs: DecodeGraphs,
+        rows: Many[_Rows],
+        asked: Many[int],
+        classified: Many[int],
+        *,
+        prompts: bool = False,
+    ) -> _Pass:
+        """The same for parts of one row each.
+
+        prompts: by the graphs that are there for prompts, instead of one for so many rows.
+        """
         most = kernels.MAX_ROWS
-        if len(rows) > most:  # X-LoRA has several rows a sequence
+        if len(rows) > most:
             first = self._replay(graphs, rows[:most], *_within(asked, classified, 0, most)).kept()
             rest = _within(asked, classified, most, len(rows))
-            return first.joined(self._replay(graphs, rows[most:], *rest))
+            return first.joined(self._replay(graphs, rows[most:], *rest, prompts=prompts))
         adapted = any(part.scalings is not None for part in rows)
-        graph = graphs.graph(len(rows), adapted=adapted)
+        size = min(size for size in _prompt_sizes() if size >= len(rows)) if prompts else len(rows)
+        graph = graphs.graph(size, adapted=adapted)
         graph.run(
             [part.tokens[0] for part in rows],
             [part.start for part in rows],
@@ -716,10 +748,24 @@ def _within(asked: Many[int], classified: Many[int], first: int, last: int) -> t
 
 
 def _row_of(scalings: Tensor | None, offset: int) -> Tensor | None:
-    if scalings is None:
-        return None
-    row = offset if scalings.shape[0] > 1 else 0
-    return scalings[row : row + 1]
+    return scalings if scalings is None or scalings.shape[0] == 1 else scalings[offset : offset + 1]
+
+
+def _starts(rows: Many[_Rows]) -> list[int]:
+    """The first row of each part, and how many there are in all."""
+    return [0, *itertools.accumulate(len(part.tokens) for part in rows)]
+
+
+def _prompt_sizes() -> tuple[int, int]:
+    """Rows of the graphs that prompts are computed by. Spare rows read the history too, so one size would not do."""
+    return kernels.MAX_ROWS // 2, kernels.MAX_ROWS
+
+
+def _suits_graphs(rows: Many[_Rows]) -> bool:
+    """Whether these are rows that captured graphs are sooner done with than the host is with launching the pass."""
+    prompts = [part for part in rows if len(part.tokens) > 1]
+    reads = sum(len(part.tokens) * (part.start + len(part.tokens)) for part in prompts)
+    return not prompts or (_starts(rows)[-1] <= GRAPH_TOKENS * kernels.MAX_ROWS and reads <= GRAPH_READS)
 
 
 def _reaches_end(chunk: Chunk) -> bool:

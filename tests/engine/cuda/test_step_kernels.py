@@ -65,6 +65,23 @@ def test_candidates_of_a_position_see_the_past_and_themselves(position: int, win
         torch.testing.assert_close(found[row].double(), expected.flatten(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.02, 0.1, 0.5])
+def test_capped_scores_keep_their_digits(scale: float) -> None:
+    from loradesk_engine.model.kernels.attention import attend_rows
+
+    generator = torch.Generator().manual_seed(1)
+    keys, values = torch.randn(2, 1, 2, 128, 64, generator=generator).to(DEVICE)
+    q = torch.randn(2, 8, 64, generator=generator).to(DEVICE)
+    positions = torch.tensor([100, 101], device=DEVICE)
+    found = attend_rows(q, keys, values, positions, positions, torch.zeros_like(positions), scale, None, 50.0)
+    for row, seen in enumerate((101, 102)):
+        k, v = (cache[0, :, :seen].double().repeat_interleave(4, 0) for cache in (keys, values))
+        scores = 50 * torch.tanh(torch.einsum("hd,hkd->hk", q[row].double(), k) * scale / 50)
+        expected = torch.einsum("hk,hkd->hd", scores.softmax(-1), v).flatten()
+        error = (found[row].double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        assert error < 8e-7
+
+
 def test_the_next_step_follows_from_the_drawn_tokens() -> None:
     from loradesk_engine.model.kernels.following import addresses, follow, keep_columns
 
@@ -116,11 +133,11 @@ def test_garbage_is_not_collected_within_a_capture(zoo: Any, monkeypatch: pytest
         return compute(graph)
 
     thresholds = gc.get_threshold()
-    earlier: list[object] = [EngineCore.load(zoo.xlora_settings(device="cuda"))]
-    there = weakref.ref(earlier[0])
     gc.collect()
     try:
-        gc.set_threshold(10**9)
+        gc.set_threshold(10**9)  # the earlier engine stays among the young objects
+        earlier: list[object] = [EngineCore.load(zoo.xlora_settings(device="cuda"))]
+        there = weakref.ref(earlier[0])
         earlier.append(earlier)
         del earlier
         monkeypatch.setattr(DecodeGraph, "_compute", with_much_garbage)

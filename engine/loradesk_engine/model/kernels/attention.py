@@ -44,6 +44,16 @@ def _rotate_and_store(
 
 
 @triton.jit
+def _tanh(x):
+    """By way of the sigmoid, but near 0, where its digits would be lost, by its series."""
+    square = x * x
+    series = x * (
+        1.0 + square * (-1.0 / 3.0 + square * (2.0 / 15.0 - square * (17.0 / 315.0 - square * 62.0 / 2835.0)))
+    )
+    return tl.where(square < 0.09, series, 2 * tl.sigmoid(2 * x) - 1)
+
+
+@triton.jit
 def _attend(
     q, keys, values, positions, columns, slots, partial, maxima, sums,
     scale, limit, window, slot_stride, head_stride, kv_heads,
@@ -85,8 +95,7 @@ def _attend(
         )
         scores = tl.dot(queries, tl.trans(key), input_precision="ieee") * scale
         if HAS_LIMIT:
-            ratio = 2 * scores / limit  # tanh(x / limit) by way of the sigmoid
-            scores = limit * (2 * tl.sigmoid(ratio) - 1)
+            scores = limit * _tanh(scores / limit)
         scores = tl.where(valid[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, axis=1))
         weights = tl.exp(scores - higher[:, None])
