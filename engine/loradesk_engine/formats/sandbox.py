@@ -16,18 +16,20 @@ import json
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Any, TypeVar, cast
 
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import FILTERS as JINJA_FILTERS
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
-from jinja2.runtime import Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
-from jinja2.utils import Namespace
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
+from jinja2.tests import TESTS as JINJA_TESTS
+from jinja2.utils import Cycler, Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 from markupsafe import escape
 
@@ -110,11 +112,7 @@ UNSAFE_TEXT_METHODS = (
     *("center", "encode", "escape", "expandtabs", "ljust", "maketrans", "rjust", "striptags", "translate", "unescape"),
     "zfill",
 )
-UNSAFE_TYPES: tuple[type, ...] = (
-    bytes,
-    bytearray,
-    *VIEWS,
-)  # bytes are not counted, nor are the sets that views can make
+UNSAFE_TYPES: tuple[type, ...] = (bytes, bytearray, *VIEWS)  # neither bytes nor the sets that views make are counted
 UNSAFE_NUMBER_METHODS = ("from_bytes", "to_bytes")
 
 Node = TypeVar("Node", bound=nodes.Node)
@@ -142,38 +140,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
         self.made = 0
         self._depths: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()  # of iterators in iterators
-        filters = {name: self.filters[name] for name in FILTERS}
-        filters |= {name: _sized(filters[name], size_of) for name in FILTERS_OF_TEXT}
-        filters |= {name: _on_list(filters[name]) for name in ("groupby", "list", "sort")}
-        filters |= {
-            "format": _sized(filters["format"], lambda value, *rest, **named: _formatted(value, named or rest)),
-            "indent": _sized(filters["indent"], size_indented),
-            "join": _joining(filters["join"]),
-            "replace": _sized(filters["replace"], size_replaced),
-            "round": _sized(filters["round"], size_rounded),
-            "sum": _sum,
-            "title": _sized(filters["title"], size_in_parts),
-            "tojson": _to_json,
-            "trim": _trimming(filters["trim"]),
-            "urlencode": _sized(filters["urlencode"], size_quoted),
-            "wordcount": _sized(filters["wordcount"], size_in_parts),
-            # what Jinja compiles to bare operators of Python
-            "_concat": _concat,
-            "_dict": _dict,
-            "_listed": listed,
-            "_made": lambda value: value,
-            "_slice": lambda value, start, stop, step: value[start:stop:step],
-        }
-        self.filters = {name: self._step(function) for name, function in filters.items()}
-        tests: Mapping[str, Any] = self.tests
-        self.tests |= {name: _sized(tests[name], size_of) for name in TESTS_OF_TEXT}
-        self.globals = {
-            **{name: self.globals[name] for name in ("range", "joiner", "cycler")},
-            "dict": _dict,
-            "namespace": _Namespace,
-            "raise_exception": _raise_exception,
-            "strftime_now": lambda pattern: datetime.datetime.now().strftime(_text(pattern)[:100]),
-        }
+        self.filters = _FILTERS
+        self.tests = _TESTS
+        self.globals = dict(_GLOBALS)
 
     def _generate(self, source: nodes.Template, name: Any, filename: Any, defer_init: bool = False) -> str:
         python = super()._generate(_ToFilters().visit(source), name, filename, defer_init)
@@ -206,19 +175,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if self.made > MAX_MADE:
             raise TooMuch("Its steps make too much.")
 
-    def _step(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter whose result is counted; keeps the marks by which Jinja passes its context."""
-
-        @functools.wraps(function)
-        def step(*args: Any, **options: Any) -> Any:
-            result = self._made(function(*args, **options))
-            if isinstance(result, types.GeneratorType):
-                self._refuse_deep(result, args)
-            elif isinstance(result, SEQUENCES):
-                self._spend(PART * len(result))  # the parts may be new
-            return result
-
-        return step
+    def filtered(self, result: Any, sources: Iterable[object]) -> Any:
+        """What a filter made of these values, if it is not too large."""
+        if isinstance(result, types.GeneratorType):
+            self._refuse_deep(result, sources)
+        elif isinstance(result, SEQUENCES):
+            self._spend(PART * len(result))  # the parts may be new
+        return self._made(result)
 
     def _refuse_deep(self, iterator: object, sources: Iterable[object]) -> None:
         """Python frees a generator inside a generator without counting: the stack would overflow."""
@@ -430,6 +393,20 @@ def _sum(environment: Sandbox, values: Iterable[Any], attribute: str | int | Non
     return total
 
 
+def _step(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter whose result is counted. It wants the context, so Jinja does not try it out while it compiles."""
+    passed = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
+
+    @functools.wraps(function)
+    def step(context: Context, /, *args: Any, **options: Any) -> Any:
+        wanted = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
+        first = (wanted[passed],) if passed else ()
+        environment = cast(Sandbox, context.environment)
+        return environment.filtered(function(*first, *args, **options), args)
+
+    return jinja2.pass_context(step)
+
+
 def _sized(function: Callable[..., Any], size: Callable[..., int]) -> Callable[..., Any]:
     """A filter or test that first looks how large what it makes would be; keeps Jinja's marks."""
 
@@ -497,3 +474,43 @@ def _to_json(
     step = 0 if indent is None else len(indent) if isinstance(indent, str) else max(0, int(indent))
     refuse_large(size_around(value, step, sum(map(len, separators or ()))))
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _filters() -> dict[str, Any]:
+    plain: dict[str, Any] = {name: JINJA_FILTERS[name] for name in FILTERS}
+    plain |= {name: _sized(plain[name], size_of) for name in FILTERS_OF_TEXT}
+    plain |= {name: _on_list(plain[name]) for name in ("groupby", "list", "sort")}
+    plain |= {
+        "format": _sized(plain["format"], lambda value, *rest, **named: _formatted(value, named or rest)),
+        "indent": _sized(plain["indent"], size_indented),
+        "join": _joining(plain["join"]),
+        "replace": _sized(plain["replace"], size_replaced),
+        "round": _sized(plain["round"], size_rounded),
+        "sum": _sum,
+        "title": _sized(plain["title"], size_in_parts),
+        "tojson": _to_json,
+        "trim": _trimming(plain["trim"]),
+        "urlencode": _sized(plain["urlencode"], size_quoted),
+        "wordcount": _sized(plain["wordcount"], size_in_parts),
+        # what Jinja compiles to bare operators of Python
+        "_concat": _concat,
+        "_dict": _dict,
+        "_listed": listed,
+        "_made": lambda value: value,
+        "_slice": lambda value, start, stop, step: value[start:stop:step],
+    }
+    return {name: _step(function) for name, function in plain.items()}
+
+
+_FILTERS = _filters()
+_TESTS: dict[str, Any] = {**JINJA_TESTS}
+_TESTS |= {name: _sized(_TESTS[name], size_of) for name in TESTS_OF_TEXT}
+_GLOBALS = {
+    "range": safe_range,
+    "joiner": Joiner,
+    "cycler": Cycler,
+    "dict": _dict,
+    "namespace": _Namespace,
+    "raise_exception": _raise_exception,
+    "strftime_now": lambda pattern: datetime.datetime.now().strftime(_text(pattern)[:100]),
+}
