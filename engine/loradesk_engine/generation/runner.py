@@ -297,12 +297,10 @@ class Runner:
             if self._guesses:
                 return self._level_step(chunks, scalings, self._guesses)
         rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
-        ahead: dict[Sequence, slice] = {}
-        if guessed and self._worthwhile_guesses(guessed):  # one: other rows than graphs' have no columns of their own
-            for chunk in guessed:
-                rows += self._guess_rows(chunk, 1)
-        else:
+        if not self._worthwhile_guesses(guessed):
             guessed = []
+        for chunk in guessed:
+            rows += self._guess_rows(chunk, 1)  # one: other rows than graphs' have no columns of their own
         rows += [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in self._behind]
         ahead = {chunk.sequence: slice(row, row + 1) for row, chunk in enumerate([*guessed, *self._behind])}
         asked = [number for number, chunk in enumerate(chunks) if _reaches_end(chunk)]
