@@ -221,6 +221,39 @@ def test_nobody_waits_for_anothers_wrong_guess(zoo, monkeypatch: pytest.MonkeyPa
     assert more < misses / 4  # the least that a pass for the wrong guesses of each step would be
 
 
+def test_wrong_guesses_are_left_out_and_heard_of_again(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    engine = xlora(zoo)
+    monkeypatch.setattr(engine._runner, "_graphs", None)  # where there are any
+    drawn: list[bool] = []
+    listened: list[bool] = []
+    compute = engine._runner._pass
+
+    def counted(rows, asked, classified, active):  # type: ignore[no-untyped-def]
+        if len(classified) == len(rows):  # a scaling pass
+            listened.append(len(asked) > 0)
+        return compute(rows, asked, classified, active)
+
+    def draw(sequence, prediction):  # type: ignore[no-untyped-def]
+        known = sequence.xlora.guesses
+        drawn.append(len(drawn) >= 40)
+        if drawn[-1] and known:
+            return torch.tensor(known[0], device=prediction.logits.device)
+        return torch.tensor(7 if not known or known[0] != 7 else 8, device=prediction.logits.device)
+
+    monkeypatch.setattr(engine._runner, "_pass", counted)
+    monkeypatch.setattr(engine, "_draw", draw)
+    engine.submit(request(tokens=120))
+    checked, heard = [], []
+    while engine.busy:
+        for event in engine.step():
+            if isinstance(event, TokensGenerated) and event.look_ahead:
+                checked.append(event.look_ahead.hits + event.look_ahead.misses)
+                heard.append(len(listened))
+    assert checked[39] == checked[20]  # none was checked any more
+    assert sum(listened[heard[20] : heard[39]]) <= 6  # of 19 tokens
+    assert checked[-1] > checked[39] + 30
+
+
 def test_more_requests_than_slots_are_all_answered_in_order(zoo) -> None:  # type: ignore[no-untyped-def]
     engine = lora(zoo, max_sequences=2)
     expected = ask(engine, tokens=5)

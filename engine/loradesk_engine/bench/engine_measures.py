@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from loradesk_engine.bench.engine_contender import EngineAnswer, checked, greedy, submit, timed_answer
@@ -19,6 +20,7 @@ from loradesk_engine.generation.engine import EngineCore
 ACTIVATIONS = 8
 PLAIN_STEPS = 3  # between two activations
 SETTLING_STEPS = 3  # until a new count of sequences runs as it will go on
+APPROACHES = 6  # to the temperature at which a share of the tokens is the likeliest one
 RATE_STEPS = 8  # a rate is over so many steps: after a wrong guess a step has no token of a sequence
 
 
@@ -130,8 +132,7 @@ def guesses(engine: EngineCore, plan: Plan, prompts: Prompts) -> dict[str, Any]:
     another share tokens are drawn at a temperature at which the likeliest one has that probability on average. Both
     shares are measured: of first guesses that were right, and of tokens whose scalings any guess had ready.
     """
-    measured = timed_answer(engine, prompts.next(plan.context).ids, greedy(plan.tokens, logprobs=20))
-    temperature = temperature_for(plan.hit_rate, measured.candidates)
+    temperature = _temperature(engine, plan, prompts)
     plain, drawn = [], []
     for number in range(plan.runs):
         plain.append(timed_answer(engine, prompts.next(plan.context).ids, greedy(plan.tokens)))
@@ -143,6 +144,19 @@ def guesses(engine: EngineCore, plan: Plan, prompts: Prompts) -> dict[str, Any]:
         "greedy": _guessed(plain),
         "drawn": _guessed(drawn),
     }
+
+
+def _temperature(engine: EngineCore, plan: Plan, prompts: Prompts) -> float:
+    """The temperature for `plan.hit_rate`. What is drawn at one makes other contexts than another does, so it is
+    approached.
+    """
+    sampling, found = greedy(plan.tokens, logprobs=20), 0.0
+    for number in range(APPROACHES):
+        answer = timed_answer(engine, prompts.next(plan.context).ids, sampling)
+        wanted = temperature_for(plan.hit_rate, answer.candidates)
+        found = math.sqrt(found * wanted) if number else wanted
+        sampling = replace(sampling, temperature=found, seed=number)
+    return found
 
 
 def _guessed(answers: Sequence[EngineAnswer]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.model.device import SMALL_MODEL, one_thread
 
+LISTEN_EVERY = 4  # tokens, while no guess is checked
 GRAPH_TOKENS = 2  # times the rows of the largest graph: prompts of no more tokens are computed by graphs
 GRAPH_READS = 2**18  # keys that their rows may read in all: each row reads the history for itself
 WEIGHTS_KEPT = 64  # adapter states whose weights are kept on the device
@@ -297,7 +298,9 @@ class Runner:
             if self._guesses:
                 return self._level_step(chunks, scalings, self._guesses)
         rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
-        if not self._worthwhile_guesses(guessed):
+        if guessed:
+            self._guesses = min(1, self._worthwhile_guesses(guessed))
+        if not self._guesses:
             guessed = []
         for chunk in guessed:
             rows += self._guess_rows(chunk, 1)  # one: other rows than graphs' have no columns of their own
@@ -480,13 +483,18 @@ class Runner:
         """Scaling rows of whole chunks: float32 [length, layers, adapters] each. The last row's guesses are kept."""
         assert self.classifier is not None
         rows = [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in chunks]
-        every = range(len(rows))
-        passed = self._pass(rows, every if self.lookahead else (), every, self._all_active())
+        listened = [number for number, chunk in enumerate(chunks) if self._listens(chunk)]
+        passed = self._pass(rows, listened, range(len(rows)), self._all_active())
         assert passed.scalings is not None
-        if self.lookahead:
-            for chunk, best in zip(chunks, passed.best.tolist(), strict=True):
-                _xlora(chunk.sequence).guesses = [max(token, 0) for token in best]
+        for number, best in zip(listened, passed.best.tolist(), strict=True):
+            _xlora(chunks[number].sequence).guesses = [max(token, 0) for token in best]
         return list(torch.split(passed.scalings, [chunk.length for chunk in chunks]))
+
+    def _listens(self, chunk: Chunk) -> bool:
+        """Whether the guesses after a chunk's scaling rows are wanted. While none is worth checking, now and then, to
+        hear when they become right: a small model spends a fifth of a pass on its logits.
+        """
+        return self.lookahead and (self._guesses > 0 or chunk.length > 1 or chunk.start % LISTEN_EVERY == 0)
 
     def _scaling_pass_scalings(self) -> Tensor | None:
         assert self.classifier is not None
