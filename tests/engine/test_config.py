@@ -312,6 +312,13 @@ PHI3 = {"hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "
         ("gemma3_text", {"rope_local_base_freq": 1}, "rope_local_base_freq"),
         *[("llama", {"rope_scaling": {**YARN, key: value}}, key)
           for key in ("beta_fast", "beta_slow") for value in (1e-320, 1e-9, 1e9, 1.7e308)],
+        *[("llama", {"rope_scaling": {**YARN, "attention_factor": value}}, "attention_factor")
+          for value in (1e-320, 1e-9, 1e30, 1.7e308)],
+        ("llama", {"rope_scaling": {**YARN, "mscale": 1.7e308, "mscale_all_dim": 1.0}}, "mscale"),
+        ("llama", {"rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.7e308}}, "mscale"),
+        ("phi3", {"original_max_position_embeddings": 64,
+                  "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48,
+                                   "attention_factor": 1e300}}, "attention_factor"),
     ],
 )  # fmt: skip
 def test_numbers_that_no_rope_can_be_made_of_are_refused(family: str, values: dict[str, Any], field: str) -> None:

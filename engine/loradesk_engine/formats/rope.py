@@ -13,6 +13,9 @@ RopeType = Literal["default", "linear", "llama3", "yarn", "longrope"]
 BETAS = (1e-3, 1e6)
 """Turns in the original context that YaRN's ramp may begin or end at; its paper has 1 and 32."""
 
+ATTENTION_FACTORS = (1e-2, 1e2)
+"""What cosines and sines may be multiplied by; stretched models have 1 to 2."""
+
 
 @dataclass(frozen=True)
 class RopeConfig:
@@ -114,7 +117,7 @@ def _rope(fields: Fields, part: Fields, family: str, head_dim: int, outer: str) 
     if kind == "yarn":
         fast, slow = _beta(part, "beta_fast", 32.0), _beta(part, "beta_slow", 1.0)
         truncate = part.boolean("truncate", True)
-        attention = part.optional("attention_factor") or _yarn_attention(part, factor)
+        attention = _sensible_attention(part, part.optional("attention_factor") or _yarn_attention(part, factor))
         return RopeConfig(
             theta,
             rotary_dim,
@@ -174,6 +177,19 @@ def _yarn_attention(part: Fields, factor: float) -> float:
     return scale(above) / scale(below) if above and below else scale(1.0)
 
 
+def _sensible_attention(part: Fields, attention: float) -> float:
+    """Refuse a factor with which the logits would be no numbers: scores grow with its square."""
+    low, high = ATTENTION_FACTORS
+    if not low <= attention <= high:
+        given = [name for name in ("attention_factor", "mscale", "factor") if part.values.get(name) is not None]
+        raise part.refuse(
+            given[0] if given else "factor",
+            f"Cosines and sines would be multiplied by {attention:g}, which is not within {low:g} and {high:g}.",
+            "Set what the model was trained with.",
+        )
+    return attention
+
+
 def _longrope(fields: Fields, part: Fields, theta: float, rotary_dim: int) -> RopeConfig:
     """Phi-3's: a divisor for each frequency, one list for short and one for long contexts."""
     original = _original_context(fields, part)
@@ -197,6 +213,7 @@ def _longrope(fields: Fields, part: Fields, theta: float, rotary_dim: int) -> Ro
                 "Set the length that the model was trained on before it was stretched.",
             )
         attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    attention = _sensible_attention(part, attention)
     return RopeConfig(
         theta,
         rotary_dim,
