@@ -214,6 +214,8 @@ def test_what_has_to_be_the_same_is_compared(plain: dict[str, Path], key: str) -
         ("qwen2", {"expert_count": 8}, None),
         ("llama", {"rope__freq_base_swa": 500.0}, None),
         ("gemma2", {"rope__freq_base_swa": 500.0}, None),
+        *[("gemma3", {key: bad}, None) for key in ("rope__freq_base_swa", "rope__local__freq_base")
+          for bad in (0.5, float("nan"), "x")],
         ("gemma2", {"attention__sliding_window_pattern": 3}, None),
         ("gemma3", {"attention__sliding_window_pattern": 0}, None),
         ("gemma3", {"attention__sliding_window_pattern": np.array([1, 0])}, None),

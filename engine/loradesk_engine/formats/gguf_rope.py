@@ -31,13 +31,20 @@ def gguf_rope(keys: Keys, hidden_per_head: int | None) -> dict[str, Any]:
     parameters = {"rope_theta": theta, **_rotated(keys, hidden_per_head), **_scaling(keys)}
     parameters = {key: value for key, value in parameters.items() if value is not None}
     if keys.architecture == "gemma3":
-        # Ollama's files have a name of their own for it
-        base = keys.value("rope.freq_base_swa", keys.value("rope.local.freq_base", 10_000.0))
-        local = {"rope_type": "default", "rope_theta": base}
+        local = {"rope_type": "default", "rope_theta": _local_base(keys)}
         return {"rope_parameters": {"full_attention": parameters, "sliding_attention": local}}
     # beside the rope's parameters, where Phi-3's class has a number of its own for it
     outer = parameters.get("original_max_position_embeddings")
     return {"rope_parameters": parameters, "original_max_position_embeddings": outer}
+
+
+def _local_base(keys: Keys) -> float:
+    """Base of Gemma 3's layers with a window; Ollama's files have a name of their own for it."""
+    key = "rope.local.freq_base" if keys.value("rope.freq_base_swa") is None else "rope.freq_base_swa"
+    base = keys.value(key, 10_000.0)
+    if not finite_number(base) or base <= 1:  # here, since a config.json has another name for it
+        raise keys.refuse(key, f"The base of the frequencies is {base!r}, not above 1.")
+    return float(base)
 
 
 def _rotated(keys: Keys, hidden_per_head: int | None) -> dict[str, Any]:
