@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QDialog, QFileDialog, QFormLayout, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialog, QFileDialog, QFormLayout, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from loradesk_app.widgets.buttons import push_button
 from loradesk_app.widgets.drop_edit import tell_whole_text
-from loradesk_app.widgets.labels import label
+from loradesk_app.widgets.labels import field_caption, label
 from loradesk_engine.commands import AdapterSource
 
 
@@ -48,8 +48,8 @@ class AddAdapterDialog(QDialog):
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(10)
-        form.addRow(_caption("&Source", self.source), place)
-        form.addRow(_caption("&Name", self.name), self.name)
+        form.addRow(field_caption("&Source", self.source, "muted"), place)
+        form.addRow(field_caption("&Name", self.name, "muted"), self.name)
         buttons = QHBoxLayout()
         buttons.addWidget(self.complaint, 1)
         buttons.addWidget(cancel)
@@ -91,10 +91,3 @@ class AddAdapterDialog(QDialog):
         name = self.name.text().strip()
         self.complaint.setText(f"There already is an adapter {name}." if name in self._taken else "")
         self.add_button.setEnabled(bool(name and self.source.text().strip()) and name not in self._taken)
-
-
-def _caption(text: str, field: QLineEdit) -> QLabel:
-    caption = label(text, "muted")
-    caption.setBuddy(field)
-    caption.setMinimumHeight(field.sizeHint().height())  # the text stands level with the field's
-    return caption

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QPushButton,
     QScrollArea,
     QSizePolicy,
     QVBoxLayout,
@@ -16,6 +15,7 @@ from PySide6.QtWidgets import (
 )
 
 from loradesk_app.theme import Theme, logo
+from loradesk_app.widgets.buttons import ElidedButton
 from loradesk_app.widgets.labels import label
 
 DEMO_EXAMPLES = (
@@ -37,31 +37,17 @@ TWO_COLUMNS, ONE_COLUMN = 560, 480
 MARK_HEIGHT = 340  # lower, the prompts need the room more than the picture
 
 
-class ExampleButton(QPushButton):
+class ExampleButton(ElidedButton):
     """A prompt to click; a text too long for the width ends in an ellipsis, and is the tooltip."""
 
     def __init__(self, prompt: str) -> None:
-        super().__init__()
-        self.prompt = prompt
-        self.setProperty("kind", "example")
-        self.setAutoDefault(False)
+        super().__init__(prompt, "example", PADDING, 26, Qt.TextElideMode.ElideRight)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.setAccessibleName(prompt)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
-
-    def sizeHint(self) -> QSize:
-        metrics = self.fontMetrics()
-        return QSize(metrics.horizontalAdvance(self.prompt) + 2 * PADDING, metrics.height() + 26)
-
-    def minimumSizeHint(self) -> QSize:
-        return QSize(120, self.sizeHint().height())
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        room = self.width() - 2 * PADDING + 2
-        text = self.fontMetrics().elidedText(self.prompt, Qt.TextElideMode.ElideRight, room)
-        self.setText(text.replace("&", "&&"))
-        self.setToolTip(self.prompt if text != self.prompt else "")
+        self.setToolTip(self.whole if self.shown() != self.whole else "")
 
 
 class EmptyState(QScrollArea):
@@ -125,7 +111,7 @@ class EmptyState(QScrollArea):
 
     def buttons(self) -> list[str]:
         """The prompts offered now."""
-        return [button.prompt for button in self._buttons]
+        return [button.whole for button in self._buttons]
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)

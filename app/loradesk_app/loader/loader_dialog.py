@@ -35,7 +35,7 @@ from loradesk_app.loader.typing_watch import TypingWatch
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
 from loradesk_app.widgets.drop_edit import dropped_paths, tell_whole_text
-from loradesk_app.widgets.labels import label
+from loradesk_app.widgets.labels import field_caption, label
 from loradesk_app.widgets.problem_box import ProblemBox
 from loradesk_app.widgets.segmented import Segmented
 from loradesk_app.widgets.spins import whole_spin
@@ -597,10 +597,8 @@ def _form(rows: list[tuple[str, QWidget]]) -> QWidget:
 
 
 def _caption(text: str, field: QWidget) -> QWidget:
-    caption = label(text, "muted")
-    caption.setBuddy(field)
+    caption = field_caption(text, field, "muted")
     caption.setMinimumWidth(LABEL_WIDTH)
-    caption.setMinimumHeight(field.sizeHint().height())  # the text stands level with the field's
     return caption
 
 

@@ -20,7 +20,7 @@ from loradesk_app.ordering.sources import BaseFacts, FoundAdapters
 from loradesk_app.ordering.target_tree import TargetTree
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
-from loradesk_app.widgets.labels import ElidedLabel, label
+from loradesk_app.widgets.labels import ElidedLabel, field_caption, label
 from loradesk_app.widgets.segmented import Segmented
 from loradesk_engine.ordering.modules import number_layers
 from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
@@ -258,10 +258,10 @@ class NewFileDialog(QDialog):
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(10)
         form.setHorizontalSpacing(14)
-        form.addRow(_caption("For", self.kind), _left(self.kind))
-        form.addRow(_caption("&Base model", self.base), self.base)
+        form.addRow(field_caption("For", self.kind), _left(self.kind))
+        form.addRow(field_caption("&Base model", self.base), self.base)
         form.addRow("", self.base_text)
-        form.addRow(_caption("&Name in the file", self.base_id), self.base_id)
+        form.addRow(field_caption("&Name in the file", self.base_id), self.base_id)
         form.addRow(
             "", label("What others will find it by: a hub id, rather than a folder of yours.", "small", wrap=True)
         )
@@ -325,13 +325,6 @@ class NewFileDialog(QDialog):
         column.addLayout(foot)
         self.resize(600, 520)
         self.setMinimumSize(460, 400)
-
-
-def _caption(text: str, field: QWidget) -> QWidget:
-    caption = label(text)
-    caption.setBuddy(field)
-    caption.setMinimumHeight(field.sizeHint().height())  # the text stands level with the field's
-    return caption
 
 
 def _left(widget: QWidget) -> QWidget:

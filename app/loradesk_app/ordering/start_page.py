@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from loradesk_app.theme import Theme
-from loradesk_app.widgets.buttons import push_button
+from loradesk_app.widgets.buttons import ElidedButton, push_button
 from loradesk_app.widgets.labels import label, plain_tip
 
 READY_TEXTS = {
@@ -21,29 +20,13 @@ MAX_SHOWN = 6
 LINK_PADDING = 5  # of the style sheet, at each side, border included
 
 
-class _PathLink(QPushButton):
+class _PathLink(ElidedButton):
     """A file's name and folder; where both have no room, the middle of the folder is left out."""
 
     def __init__(self, path: str) -> None:
-        super().__init__()
-        self._whole = f"{PurePath(path).name}  ·  {PurePath(path).parent}"
-        self.setProperty("kind", "link")
-        self.setAutoDefault(False)
-        self.setAccessibleName(self._whole)
+        whole = f"{PurePath(path).name}  ·  {PurePath(path).parent}"
+        super().__init__(whole, "link", LINK_PADDING, 10, Qt.TextElideMode.ElideMiddle)
         self.setToolTip(plain_tip(path))
-
-    def sizeHint(self) -> QSize:
-        metrics = self.fontMetrics()
-        return QSize(metrics.horizontalAdvance(self._whole) + 2 * LINK_PADDING, metrics.height() + 10)
-
-    def minimumSizeHint(self) -> QSize:
-        return QSize(120, self.sizeHint().height())
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        room = self.width() - 2 * LINK_PADDING
-        shown = self.fontMetrics().elidedText(self._whole, Qt.TextElideMode.ElideMiddle, room)
-        self.setText(shown.replace("&", "&&"))
 
 
 class StartPage(QScrollArea):

@@ -19,6 +19,14 @@ def label(text: str, kind: str = "", *, wrap: bool = False, parent: QWidget | No
     return result
 
 
+def field_caption(text: str, field: QWidget, kind: str = "") -> QLabel:
+    """The label of a field in a form; its mnemonic goes to the field, and its text stands level with the field's."""
+    result = label(text, kind)
+    result.setBuddy(field)
+    result.setMinimumHeight(field.sizeHint().height())
+    return result
+
+
 def plain_tip(text: str) -> str:
     """A tooltip that says a text as it is and breaks its long lines, which Qt does for rich text only.
 
