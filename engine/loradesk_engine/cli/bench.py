@@ -49,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
     sizes.add_argument("--adapters-rank", type=int, default=16, help="of the random adapters (default: 16)")
     sizes.add_argument("--targets", metavar="NAME,...", help="adapted linears, or all (default: q, k, v, o and gate)")
     sizes.add_argument("--xlora-adapters", type=int, default=9, help="experts of X-LoRA (default: 9)")
-    sizes.add_argument("--hit-rate", type=float, default=0.9, help="right guesses of look-ahead (default: 0.9)")
+    sizes.add_argument("--hit-rate", type=float, default=0.9, help="right first guesses of look-ahead (default: 0.9)")
     sizes.add_argument("--peer-seconds", type=float, default=40.0, help="of a peer for one work (default: 40)")
     parser.set_defaults(handler=run)
 

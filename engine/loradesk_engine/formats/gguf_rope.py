@@ -41,10 +41,11 @@ def gguf_rope(keys: Keys, hidden_per_head: int | None) -> dict[str, Any]:
 def _local_base(keys: Keys) -> float:
     """Base of Gemma 3's layers with a window; Ollama's files have a name of their own for it."""
     key = "rope.local.freq_base" if keys.value("rope.freq_base_swa") is None else "rope.freq_base_swa"
-    base = keys.value(key, 10_000.0)
-    if not finite_number(base) or base <= 1:  # here, since a config.json has another name for it
-        raise keys.refuse(key, f"The base of the frequencies is {base!r}, not above 1.")
-    return float(base)
+    given = keys.value(key, 10_000.0)
+    base = finite_number(given)
+    if base is None or base <= 1:  # here, since a config.json has another name for it
+        raise keys.refuse(key, f"The base of the frequencies is {given!r}, not above 1.")
+    return base
 
 
 def _rotated(keys: Keys, hidden_per_head: int | None) -> dict[str, Any]:

@@ -213,6 +213,7 @@ class Runner:
         self._drawn_for: list[Sequence] = []  # whose tokens are read next
         self._replayed: _Step | None = None  # the step that tokens are drawn from now, if the next one can be started
         self._started: _Step | None = None  # the step after it, if it was started already
+        self._under_way: _Step | None = None  # that step, once `begin` has seen that it is the wanted one
         self._graphs: DecodeGraphs | None = None
         self._kernels: kernels.StepKernels | None = None  # for all passes on the CPU
         if DecodeGraphs.usable(decoder):
@@ -248,14 +249,17 @@ class Runner:
         """Those of a step's chunks that `run` is to compute now. Of the others only the scaling rows run beside them,
         or run already, or nothing, because a step without them is under way; they come with the next step.
         """
-        self._behind, started = [], self._started
-        known = chunks if started is None else [chunk for chunk in chunks if chunk.sequence in started.sequences]
-        self._joined = False
-        if started is not None and 0 < len(known) < len(chunks):
-            self._joined = started.covers(*self._divided(known))
-        ready, missing = self._divided(known if self._joined else chunks)
-        under_way = started is not None and started.covers(ready, missing)
-        if not under_way and missing and not (ready and all(chunk.length == 1 for chunk in missing)):
+        self._behind, self._joined, self._under_way = [], False, None
+        started, self._started = self._started, None
+        if started is not None:
+            sequences = started.sequences
+            known = [chunk for chunk in chunks if chunk.sequence in sequences]
+            ready, missing = self._divided(known)
+            if known and started.covers(ready, missing):
+                self._behind, self._joined, self._under_way = missing, len(known) < len(chunks), started
+                return ready
+        ready, missing = self._divided(chunks)
+        if missing and not (ready and all(chunk.length == 1 for chunk in missing)):
             return list(chunks)
         self._behind = missing
         return ready
@@ -272,12 +276,9 @@ class Runner:
         """Compute what `begin` gave. Predicts what follows each chunk that reaches the end of its sequence."""
         self._looked_ahead.clear()
         moved = self._reserve([*chunks, *self._behind])
-        started, self._started, self._replayed = self._started, None, None
-        if started is not None and started.covers(chunks, self._behind):
-            step = started
-            self._scalings(chunks, computed=True)
-        else:
-            step = self._step(chunks, self._scalings(chunks, computed=False))
+        started, self._under_way, self._replayed = self._under_way, None, None
+        scalings = self._scalings(chunks, computed=started is not None)
+        step = self._step(chunks, scalings) if started is None else started
         # (what was started before the cache moved is right, but its graph reads where the cache was)
         if step.passed.graph is not None and not (moved and step is started) and self._can_follow(step, chunks):
             self._replayed = step
@@ -293,15 +294,14 @@ class Runner:
         """Generation rows of chunks, and scaling rows of guesses and of the chunks behind."""
         guessed = [chunk for chunk in chunks if self._may_guess(chunk)]
         decoding = all(chunk.length == 1 and _reaches_end(chunk) for chunk in (*chunks, *self._behind))
-        if self._graphs is not None and decoding and len(guessed) == len(chunks) > 0:
-            self._guesses = self._worthwhile_guesses([*chunks, *self._behind])
-            if self._guesses:
-                return self._level_step(chunks, scalings, self._guesses)
-        rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
+        level = self._graphs is not None and decoding and len(guessed) == len(chunks)
         if guessed:
-            self._guesses = min(1, self._worthwhile_guesses(guessed))
+            self._guesses = self._worthwhile_guesses([*chunks, *self._behind] if level else guessed)
         if not self._guesses:
             guessed = []
+        if level and guessed:
+            return self._level_step(chunks, scalings, self._guesses)
+        rows = [self._rows(chunk, 0, chunk_scalings) for chunk, chunk_scalings in zip(chunks, scalings, strict=True)]
         for chunk in guessed:
             rows += self._guess_rows(chunk, 1)  # one: other rows than graphs' have no columns of their own
         rows += [self._rows(chunk, 1, self._scaling_pass_scalings()) for chunk in self._behind]
@@ -515,8 +515,6 @@ class Runner:
 
     def _worthwhile_guesses(self, chunks: Many[Chunk]) -> int:
         """How many guesses of each of these chunks' sequences are checked."""
-        if not chunks:
-            return 0
         room = self.cache.capacity - max(chunk.start + chunk.length for chunk in chunks)
         return min(room, self._worthwhile([_xlora(chunk.sequence).right for chunk in chunks]))
 
@@ -561,7 +559,7 @@ class Runner:
     def forget(self) -> None:
         """Let go of the cache and what reads it."""
         self.cache.clear()
-        self._started = self._replayed = None
+        self._started = self._under_way = self._replayed = None
         if self._graphs is not None:
             self._graphs.clear()
 
@@ -569,7 +567,7 @@ class Runner:
         """The mixture has other adapters now: let go of what was made for the old ones."""
         self._weights.clear()
         self._uniform = None
-        self._started = self._replayed = None
+        self._started = self._under_way = self._replayed = None
         if self._graphs is not None:
             self._graphs.clear()
 
