@@ -26,8 +26,11 @@ SEQUENCES = (list, tuple)
 VIEWS: tuple[type[Collection[object]], ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 
-class TooMuch(Exception):
-    """A limit was passed; carries the sentence for the user."""
+class TooMuch(BaseException):
+    """A limit was passed; carries the sentence for the user.
+
+    No `Exception`, since Jinja catches each of those in several places and goes on, with no clock from then on.
+    """
 
 
 def refuse_large(size: int) -> None:

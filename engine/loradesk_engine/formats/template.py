@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -100,6 +101,13 @@ def _is_rendering(frame: FrameType) -> bool:
     return _is_template(frame) or module.partition(".")[0] in LIBRARIES or module == Sandbox.__module__
 
 
+def _looks(frame: FrameType) -> tuple[str, ...]:
+    """The events at which to look at the clock. A generator may be called for the last time only to be ended, where it
+    is no longer used. Python drops what is raised there, and forgets a trace function that has raised.
+    """
+    return ("line", "opcode") if frame.f_code.co_flags & inspect.CO_GENERATOR else ("call", "line", "opcode")
+
+
 def _is_template(frame: FrameType) -> bool:
     return frame.f_code.co_filename == "<template>"
 
@@ -117,7 +125,10 @@ def _within_time(produce: Callable[[], Made], *, calls_only: bool = False) -> Ma
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         if not _is_rendering(frame):
             return None
-        if time.monotonic() > deadline:
+        if event == "exception" and argument[0] is GeneratorExit:
+            frame.f_trace_lines = frame.f_trace_opcodes = False  # the generator is being ended
+            return trace
+        if event in _looks(frame) and time.monotonic() > deadline:
             raise TooMuch(f"It takes longer than {MAX_SECONDS:g} seconds.")
         frame.f_trace_opcodes = _is_template(frame)
         return None if calls_only or frame.f_code is size_of.__code__ else trace
