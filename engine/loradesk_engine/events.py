@@ -55,7 +55,8 @@ class AdapterInfo:
         rank: largest rank among its modules.
         modules: how many linears it adapts.
         target_modules: the last part of their paths, without duplicates.
-        applied: "applied to n of m modules", m the model's linears; and how many of its file are left out, if any are.
+        applied: "applied to n of m modules", m the model's linears; how many of its file are left out, if any are; and
+            how many are missing there, if any are.
         nbytes: memory its weights hold.
     """
 

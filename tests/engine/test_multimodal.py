@@ -16,6 +16,7 @@ from support.logits import logits_of
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import ConfigError, FileFormatError
 from loradesk_engine.formats.config import parse_config
+from loradesk_engine.formats.peft import read_adapter
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.base import read_base
 from loradesk_engine.ordering.modules import linear_modules
@@ -104,6 +105,22 @@ def test_an_adapter_of_the_whole_model_equals_peft(model: transformers.PreTraine
     )  # fmt: skip
     assert rename(file, "model.language_model.", "language_model.model.") > 0
     compare(EngineCore.load(settings), adapted, torch.ones(1, 1, 1))
+
+
+def test_what_an_adapter_of_the_whole_model_lacks(model: transformers.PreTrainedModel, tmp_path: Path) -> None:
+    """Patterns are for the whole model's names; PEFT says what it misses of the parts for text and for images."""
+    lora = LoraConfig(r=4, target_modules=r"(model|base)\.(language_model|vision_tower)\.layers\.[123]\..*[qv]_proj")
+    get_peft_model(model, lora).save_pretrained(tmp_path / "lora")
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file({name: one for name, one in load_file(file).items() if ".2." not in name and "v_proj" not in name}, file)
+    base = transformers.Gemma3ForConditionalGeneration.from_pretrained(tmp_path / "base")
+    keys = get_peft_model(base, lora).load_adapter(str(file.parent), "again").missing_keys
+    config = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))
+    missing = read_adapter(file.parent).missing(linear_modules(config))
+    assert {f"base_model.model.{path.replace('model.', 'model.language_model.', 1)}" for path in missing} == {
+        key.partition(".lora_")[0] for key in keys
+    }
+    assert len(missing) == 4
 
 
 def test_a_tensor_in_both_spellings_is_refused(model: transformers.PreTrainedModel, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,43 @@ def test_what_is_left_out_changes_nothing_and_the_user_is_told(
     assert len(told) == (left_out > 0)
     if "lm_head" not in info.target_modules:  # its copy of the base is left out, too
         assert told[0].startswith(f"Adapter a: {2 * left_out + 1} tensors of {left_out} modules")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("options", "removed"),
+    [
+        ({}, r"v_proj|1\.self_attn\.q_proj"),
+        ({"target_modules": "all-linear"}, r"layers\.1\.mlp"),
+        ({"target_modules": r".*layers\.1\..*(q_proj|v_proj)"}, r"q_proj"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
+        ({"target_modules": ["q_proj", "v_proj"], "exclude_modules": [r"v_proj"]}, "0.self_attn.q_proj"),
+        ({"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]}, "v_proj"),
+        ({"target_modules": "all-linear"}, "no module"),
+    ],
+)
+def test_the_user_is_told_what_the_file_lacks(tmp_path: Path, options: dict[str, Any], removed: str) -> None:
+    tiny.make_llama(tmp_path / "base")
+    tiny.make_lora(tmp_path / "base", tmp_path / "lora", 1, **options)
+    adapter = edited(tmp_path / "lora", tmp_path / "a", init_lora_weights=True)  # what is missing changes nothing
+    tensors = load_file(adapter / WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if re.search(removed, name) is None}
+    save_file(kept, adapter / WEIGHTS)
+    model = PeftModel.from_pretrained(tiny.load(tmp_path / "base"), adapter)
+    keys = model.load_adapter(str(adapter), "again").missing_keys
+    missing = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in keys if "lora_" in key}
+    assert bool(missing) == (len(kept) < len(tensors))
+    adapters = (AdapterSource("a", str(adapter)),)
+    settings = LoadSettings(base=str(tmp_path / "base"), mode="lora", adapters=adapters, dtype="float32", device="cpu")
+    engine = EngineCore.load(settings)
+    assert engine.mixture is not None
+    assert set(engine.mixture.adapters[0].missing) == missing
+    told = [text for text in engine.info.warnings if "are not in" in text]
+    assert len(told) == bool(missing)
+    assert (f"{len(missing)} that it should adapt" in engine.adapters[0].applied) == bool(missing)
+    with torch.inference_mode():
+        expected = model.eval()(IDS[None]).logits[0]
+    torch.testing.assert_close(with_one_adapter(engine, IDS), expected, atol=1e-4, rtol=0)
 
 
 def test_without_targets_all_of_the_file_is_used(made: Path, tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def load_adapters(settings: LoadSettings, decoder: Decoder, base: BaseSource, pr
     if found.checkpoint is not None and found.checkpoint.warning is not None:
         warnings += (found.checkpoint.warning,)
     mixture = _stack(decoder, base, found, progress)
+    warnings += tuple(
+        f"Adapter {adapter.name}: {CONFIG_NAME} adapts {len(adapter.missing):,} modules that are not in "
+        f"{found.adapters[adapter.name].weights_file}, {adapter.missing[0]} first; the adapter changes nothing there."
+        for adapter in mixture.adapters
+        if adapter.missing
+    )
     if found.checkpoint is not None:
         return _with_classifier(found, found.checkpoint, decoder, mixture, warnings)
     paths = mixture.adapted_paths()

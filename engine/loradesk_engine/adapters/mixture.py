@@ -37,6 +37,7 @@ class LoraAdapter:
         uid: unique for the life of the model; a name may be used again by another adapter.
         modules: linear index -> (rank, scale).
         left_out: modules that its file has and its configuration does not adapt.
+        missing: the model's modules that its configuration adapts and its file does not have.
     """
 
     uid: int
@@ -45,6 +46,7 @@ class LoraAdapter:
     modules: Mapping[int, tuple[int, float]]
     nbytes: int
     left_out: int = 0
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ class Mixture:
                     remedy=_other_base(adapter),
                 )
         self._refuse_other_base(adapter)
+        missing = adapter.missing(self._by_path)
         uid = self._next_uid
         modules: dict[int, tuple[int, float]] = {}
         nbytes = 0
@@ -292,7 +295,7 @@ class Mixture:
         self._next_uid += 1
         self._stacks, self._shifts = stacks, shifts
         self._subsets.clear()
-        loaded = LoraAdapter(uid, name, source, modules, nbytes, len(adapter.left_out))
+        loaded = LoraAdapter(uid, name, source, modules, nbytes, len(adapter.left_out), missing)
         self.adapters.append(loaded)
         return loaded
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from loradesk_engine.formats.fused_experts import (
     count_experts,
     fused_place,
 )
-from loradesk_engine.formats.multimodal import text_name
+from loradesk_engine.formats.multimodal import text_name, whole_name
 from loradesk_engine.formats.safetensors import (
     PICKLED_SUFFIXES,
     SafetensorsWeights,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_RANK = 2**16
+EXPERTS = ".block_sparse_moe."  # in the paths of Mixtral's linears
 
 # What a tensor is, by the end of its name; the name of an adapter may stand in it.
 KINDS = {
@@ -138,6 +139,8 @@ class PeftAdapter:
         biases: Mapping[str, str],
         options: tuple[str, ...],
         left_out: Mapping[str, tuple[str, ...]],
+        targets: Targets,
+        trained: Collection[str],
     ) -> None:
         self.weights_file = weights_file
         self.modules = modules
@@ -147,6 +150,27 @@ class PeftAdapter:
         self.options = options
         self.left_out = left_out
         self._weights = weights
+        self._targets = targets
+        self._trained = trained
+
+    def missing(self, linears: Iterable[str]) -> tuple[str, ...]:
+        """Those of a base's linears that the configuration adapts and the file has nothing for. PEFT leaves them as a
+        training begins, where they change nothing.
+
+        Raises:
+            AdapterError: the configuration's patterns take too long.
+        """
+        if not self._targets.says_modules:
+            return ()
+        own = [module.path for module in self.modules.values() if module.share is None]
+        # transformers 5 has no linears in a block of experts: who trained there meant none of them
+        experts = any(EXPERTS in path for path in own)
+        wanted = {
+            whole_name(path, self._trained): path
+            for path in linears
+            if path not in self.modules and (experts or EXPERTS not in path)
+        }
+        return tuple(wanted[name] for name in self._targets.modules(wanted))
 
     def weights(self, module: LoraModule) -> tuple[Tensor, Tensor]:
         """A `[rank, in]` and B `[out, rank]` of a module."""
@@ -233,6 +257,8 @@ def read_adapter(
         biases=biases,
         options=options,
         left_out=left_out,
+        targets=targets,
+        trained=[names.trained for names in tensors.values()],
     )
 
 

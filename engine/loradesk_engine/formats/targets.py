@@ -24,6 +24,9 @@ class Targets:
     Args:
         matcher: its patterns are matched with this, within its time.
 
+    Attributes:
+        says_modules: whether `target_modules` is there.
+
     Raises:
         AdapterError: an option is malformed, or names parameters that no supported model has.
     """
@@ -41,6 +44,7 @@ class Targets:
                     remedy="Supported are gate_up_proj and down_proj of Mixtral's experts, and weight of linears.",
                 )
         modules = _text_or_list(config, "target_modules", file)
+        self.says_modules = modules is not None
         if modules is None:  # nothing is said: what the file holds is meant
             modules = [] if self._parameters else EVERYTHING
         self._modules = modules

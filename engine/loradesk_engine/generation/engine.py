@@ -210,13 +210,14 @@ class EngineCore:
         linears = self.decoder.linears
         targets = dict.fromkeys(linears[index].path.rpartition(".")[2] for index in sorted(adapter.modules))
         left_out = f", {adapter.left_out} more in its file are left out" if adapter.left_out else ""
+        missing = f", {len(adapter.missing)} that it should adapt are not in its file" if adapter.missing else ""
         return AdapterInfo(
             name=adapter.name,
             source=adapter.source,
             rank=max(rank for rank, _ in adapter.modules.values()),
             modules=len(adapter.modules),
             target_modules=tuple(targets),
-            applied=f"applied to {len(adapter.modules)} of {len(linears)} modules{left_out}",
+            applied=f"applied to {len(adapter.modules)} of {len(linears)} modules{left_out}{missing}",
             nbytes=adapter.nbytes,
         )
 
