@@ -549,10 +549,11 @@ def test_gates_keep_what_is_not_a_number_in_its_place(step: NativeStep) -> None:
 
 # --- attention --------------------------------------------------------------------------------------------------------
 
-CAPACITY = 130
+CAPACITY = 800
 # (length, past) of sequences, in an order that no slot has
-RAGGED = ((1, 0), (17, 30), (1, 100), (2, 0), (16, 16), (1, 7), (40, 0), (15, 1), (1, 129), (40, 90), (3, 64))
-SLOTS = (7, 0, 12, 3, 5, 1, 9, 2, 10, 4, 8)
+RAGGED = ((1, 0), (17, 30), (1, 100), (2, 0), (16, 16), (1, 7), (40, 0), (15, 1), (1, 129), (40, 90), (3, 64),
+          (1, 799), (1, 255), (2, 255), (1, 256), (3, 510), (4, 700), (20, 500))  # fmt: skip
+SLOTS = (7, 0, 12, 3, 5, 1, 9, 2, 10, 4, 8, 6, 17, 13, 11, 16, 14, 15)
 
 
 @dataclass(frozen=True)
@@ -579,9 +580,15 @@ FORMS = {
     "80, part turned": Heads(4, 4, 80, 32),
     "128": Heads(4, 1, 128, 128),
     "not turned": Heads(2, 2, 20, 0),
+    "of five": Heads(10, 2, 64, 64),
+    "of six": Heads(6, 1, 40, 40),
+    "of seven": Heads(14, 2, 64, 16),
+    "of eight": Heads(8, 1, 96, 96),
+    "of sixteen": Heads(16, 1, 64, 64),
     "window": Heads(4, 2, 64, 64, window=20),
+    "large window": Heads(6, 2, 64, 64, window=300),
     "window of one": Heads(2, 1, 24, 24, window=1),
-    "wide window": Heads(2, 1, 16, 8, window=1000),
+    "wide window": Heads(2, 1, 16, 8, window=5000),
     "capped": Heads(4, 2, 64, 64, limit=1.5),
     "capped in a window": Heads(4, 4, 24, 12, window=33, limit=30.0),
 }
@@ -600,7 +607,7 @@ class Attended:
         angles = torch.arange(CAPACITY)[:, None] * (1000.0 ** -torch.linspace(0, 1, form.rotary // 2)).double()
         self.turns = torch.polar(torch.full_like(angles, 1.2), angles)  # some ropes stretch too
         self.fused = normal(rows, (form.heads + 2 * form.kv_heads) * form.dim + 3)
-        shape = (13, form.kv_heads, CAPACITY, form.dim)
+        shape = (len(SLOTS), form.kv_heads, CAPACITY, form.dim)
         self.keys, self.values = torch.full(shape, NAN), torch.full(shape, NAN)
         for segment in self.segments:
             past = (form.kv_heads, segment.past, form.dim)
@@ -682,7 +689,7 @@ def test_attention_equals_float64(step: NativeStep, form: Heads) -> None:
 def test_attention_writes_to_the_new_places_of_the_cache_only(step: NativeStep, form: Heads) -> None:
     attended = Attended(form, RAGGED, SLOTS)
     _, *caches = attended.run(step)
-    new = torch.zeros(13, CAPACITY, dtype=torch.bool)
+    new = torch.zeros(len(SLOTS), CAPACITY, dtype=torch.bool)
     for part in attended.segments:
         new[part.slot, part.past : part.past + part.length] = True
     for before, after in zip((attended.keys, attended.values), caches, strict=True):

@@ -45,7 +45,7 @@ class Matrix(ctypes.Structure):
 
 
 class Rows(ctypes.Structure):
-    """`Segment` of step.c, in the order of batch.Segment's fields there."""
+    """`Segment` of attention.c, in the order of batch.Segment's fields there."""
 
     _fields_ = (("slot", c_int64), ("start", c_int64), ("length", c_int64), ("past", c_int64))
 

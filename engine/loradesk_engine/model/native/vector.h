@@ -24,6 +24,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Before a loop of many turns, each with products of some vectors: Clang unrolls by itself. */
+#if defined(__clang__)
+#define UNROLLED
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
+
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
@@ -50,6 +57,20 @@ INLINE Floats chosen(Ints mask, Floats first, Floats second) {
     return first;
 }
 
+/* The larger of two; the second where one is not a number. */
+INLINE Floats larger(Floats a, Floats b) {
+#if LANES == 16
+    return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return chosen(a > b, a, b);
+#endif
+}
+
+/* The smaller of two; the second where one is not a number. */
+INLINE Floats smaller(Floats a, Floats b) { return -larger(-a, -b); }
+
 INLINE float sum_of(Floats values) {
 #if LANES == 16
     return _mm512_reduce_add_ps((__m512)values);
@@ -59,6 +80,26 @@ INLINE float sum_of(Floats values) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
     return (values[0] + values[2]) + (values[1] + values[3]);
+#endif
+}
+
+/* The sums of four vectors' lanes, which one vector at a time would take three times as many steps. */
+INLINE void store_four_sums(float *to, const Floats *values) {
+#if LANES == 16
+    __m512 a = (__m512)values[0], b = (__m512)values[1], c = (__m512)values[2], d = (__m512)values[3];
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd),
+                                _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(abcd), 1)));
+#elif LANES == 8
+    __m256 half = _mm256_hadd_ps(_mm256_hadd_ps((__m256)values[0], (__m256)values[1]),
+                                 _mm256_hadd_ps((__m256)values[2], (__m256)values[3]));
+#endif
+#if LANES > 4
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#else
+    for (int i = 0; i < 4; i++) to[i] = sum_of(values[i]);
 #endif
 }
 
@@ -202,23 +243,44 @@ INLINE Floats bfloats_at(const uint8_t *from) {
     return values;
 }
 
-/* e to the power of each, to two units in the last place: 2^n times a polynomial of the rest (as in Cephes' expf). What
-   lies beyond -87 and 88 is taken for these. */
+/* e to the power of each, to two units in the last place: 2^n times a polynomial of the rest (as in Cephes' expf). From -87
+   down it may be 0, and is from -104; from 88 on it may be endless, and is from 89. */
 INLINE Floats exp_of(Floats x) {
-    x = chosen(x < -87.0f, all_of(-87.0f), x);
-    x = chosen(x > 88.0f, all_of(88.0f), x);
-    Floats whole = x * 1.44269504088896341f + 12582912.0f - 12582912.0f; /* 1.5 * 2^23: rounds to a whole number */
-    Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+#if LANES == 16
+    Floats within = smaller(all_of(89.0f), larger(all_of(-104.0f), x));
+    Floats whole = (Floats)_mm512_roundscale_ps((__m512)(within * 1.44269504088896341f), 8);
+#else
+    Floats within = smaller(all_of(88.0f), larger(all_of(-87.0f), x));
+    Floats whole = within * 1.44269504088896341f + 12582912.0f - 12582912.0f; /* 1.5 * 2^23: rounds to a whole number */
+#endif
+    Floats rest = within - whole * 0.693359375f + whole * 2.12194440e-4f;
     Floats power = rest * 1.9875691500e-4f + 1.3981999507e-3f;
     power = power * rest + 8.3334519073e-3f;
     power = power * rest + 4.1665795894e-2f;
     power = power * rest + 1.6666665459e-1f;
     power = power * rest + 5.0000001201e-1f;
     power = power * (rest * rest) + rest + 1.0f;
+#if LANES == 16
+    return (Floats)_mm512_scalef_ps((__m512)power, (__m512)whole);
+#else
     Ints scale = (__builtin_convertvector(whole, Ints) + 127) << 23;
     Floats two_to_whole;
     memcpy(&two_to_whole, &scale, sizeof scale);
-    return power * two_to_whole;
+    return chosen(x < -87.0f, all_of(0), chosen(x > 88.0f, all_of(__builtin_inff()), power * two_to_whole));
+#endif
+}
+
+/* The hyperbolic tangent, to a few units in the last place. Near 0 a polynomial (as in Cephes' tanhf), since what is
+   subtracted from 1 has lost its digits there. */
+INLINE Floats tanh_of(Floats x) {
+    Floats size = larger(x, -x), square = x * x;
+    Floats far = 1.0f - 2.0f / (exp_of(2.0f * size) + 1.0f);
+    Floats near = square * -5.70498872745e-3f + 2.06390887954e-2f;
+    near = near * square - 5.37397155531e-2f;
+    near = near * square + 1.33314422036e-1f;
+    near = near * square - 3.33332819422e-1f;
+    near = near * square * x + x;
+    return chosen(size < 0.625f, near, chosen(x < 0.0f, -far, far));
 }
 
 /* Ask for memory that is read soon. Processors see by themselves that it is read in order, but not far enough ahead where
