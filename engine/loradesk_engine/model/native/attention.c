@@ -86,6 +86,10 @@ INLINE void attend_keys(const Attention *job, const float *q, int heads, const f
             key[i] = keys + (at + i < count ? at + i : at) * dim;
             for (int head = 0; head < heads; head++) sums[head][i] = (Floats){0};
         }
+        for (int64_t byte = 0; byte < 16 * dim; byte += 64) {
+            __builtin_prefetch((const char *)(keys + at * dim) + 8192 + byte);
+            __builtin_prefetch((const char *)(values + at * dim) + byte);
+        }
         int64_t place = 0;
         for (; place + LANES <= dim; place += LANES)
             for (int i = 0; i < 4; i++)
