@@ -94,7 +94,7 @@ class Group:
     laid: kernels.Laid | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Gather:
     """How the scalings of a row become the factors of all ranks of the model in one step.
 
@@ -132,16 +132,23 @@ class _Subset:
 class MixtureDelta:
     """What the mixture adds to the projections for the rows of one batch; see `Mixture.delta`.
 
-    factors: [rows or 1, factors], in the model's type; those of projection i begin at starts[i].
+    factors: [rows or 1, factors], in the model's type; those of projection i begin at gather.starts[i].
     """
 
     def __init__(
-        self, groups: list[Group | None], factors: Tensor, starts: list[int], rows: Tensor | None = None
+        self, groups: list[Group | None], factors: Tensor, gather: _Gather, rows: Tensor | None = None
     ) -> None:
         self._groups = groups
-        self._factors = factors
-        self._starts = starts
+        self.factors = factors
+        self._gather = gather
         self._rows = rows
+
+    @property
+    def form(self) -> object | None:
+        return self._gather if self._rows is None else None
+
+    def with_factors(self, factors: Tensor) -> MixtureDelta:
+        return MixtureDelta(self._groups, factors, self._gather, self._rows)
 
     def begin(self, number: int, x: Tensor) -> Any:
         """A's product where the kernels do it. x: [rows, in]"""
@@ -169,12 +176,12 @@ class MixtureDelta:
 
     def _factors_of(self, number: int, group: Group) -> Tensor:
         """[rows or 1, width]"""
-        start = self._starts[number]
-        factors = self._factors[:, start : start + group.width]
+        start = self._gather.starts[number]
+        factors = self.factors[:, start : start + group.width]
         return factors[self._rows] if self._rows is not None and factors.shape[0] > 1 else factors
 
     def take(self, rows: Tensor) -> MixtureDelta:
-        return MixtureDelta(self._groups, self._factors, self._starts, rows)
+        return MixtureDelta(self._groups, self.factors, self._gather, rows)
 
 
 class Mixture:
@@ -330,7 +337,7 @@ class Mixture:
         subset = self._subset(tuple(active))
         gather = subset.uniform if scalings.shape[1] == 1 else subset.layered
         factors = scalings.flatten(1).index_select(1, gather.index) * gather.scales
-        return MixtureDelta(subset.groups, factors.to(self._dtype), gather.starts)
+        return MixtureDelta(subset.groups, factors.to(self._dtype), gather)
 
     def _refuse_other_base(self, adapter: PeftAdapter) -> None:
         """Refuse an adapter whose copies of the base, or whose biases, do not fit this base."""

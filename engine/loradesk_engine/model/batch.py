@@ -9,7 +9,22 @@ from torch import Tensor
 
 
 class Delta(Protocol):
-    """What adapters add to linears for the rows of one batch."""
+    """What adapters add to linears for the rows of one batch.
+
+    Attributes:
+        form: the same object for deltas that differ in their factors only; None: this one is like no other.
+        factors: [rows or 1, factors] what the ranks of the adapters are multiplied by.
+    """
+
+    @property
+    def form(self) -> object | None: ...
+
+    @property
+    def factors(self) -> Tensor: ...
+
+    def with_factors(self, factors: Tensor) -> Delta:
+        """The same with other factors of the same shape, which are read when the delta is used."""
+        ...
 
     def begin(self, number: int, x: Tensor) -> Any:
         """What needs only the input of projection `number`, while the base's product runs; `add` is given it."""

@@ -15,6 +15,7 @@ from loradesk_engine.model.batch import Batch, Delta
 from loradesk_engine.model.cache import KVCache
 from loradesk_engine.model.linear import Embedding, Linear, Projection
 from loradesk_engine.model.mlp import Mlp
+from loradesk_engine.model.native.recording import Passes
 from loradesk_engine.model.norm import Norm, cap
 from loradesk_engine.model.rope import Rope, Turns
 
@@ -91,6 +92,7 @@ class Decoder:
         self._embedding_scale = (
             None if config.embedding_scale is None else torch.tensor(config.embedding_scale, device=device).to(dtype)
         )
+        self._passes = Passes() if self.native and device.type == "cpu" else None
         kv_size = config.num_kv_heads * config.head_dim
         self._qkv_sizes = [config.num_heads * config.head_dim, kv_size, kv_size]
 
@@ -103,7 +105,7 @@ class Decoder:
 
         The cache must have room for every segment (`cache.reserve`); a batch with `slots` needs `reserve` first.
         """
-        config, delta, step = self.config, batch.delta, kernels.in_use()
+        step = kernels.in_use()
         assert step is None or step.dtype in (None, self.dtype), "kernels of another type write beyond their tensors"
         longest = max((segment.past + segment.length for segment in batch.segments), default=0)
         self.reserve(longest)
@@ -111,6 +113,17 @@ class Decoder:
         if self._embedding_scale is not None:
             hidden = hidden * self._embedding_scale
         x = self.layers[0].input_norm(hidden)
+
+        def layers(hidden: Tensor, x: Tensor, batch: Batch) -> Tensor:
+            return self._pass(hidden, x, batch, cache)
+
+        if self._passes is None or step is None:
+            return layers(hidden, x, batch)
+        return self._passes.run(hidden, x, batch, cache, self.rope_tables, layers)
+
+    def _pass(self, hidden: Tensor, x: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+        """All layers, from what is embedded and that normalised [rows, hidden] to what the last norm gives."""
+        config, delta = self.config, batch.delta
         whole, local = Turns(self._rope, batch), Turns(self._local_rope, batch)
         for number, (layer, next_norm) in enumerate(zip(self.layers, self._following_norms, strict=True)):
             q, k, v = self._qkv(layer, x, delta)

@@ -1,14 +1,9 @@
 /* Causal attention over the cache, in float32, in one call a layer. */
 
+#include "calls.h"
 #include "pool.h"
-#include "vector.h"
 
 #include <math.h>
-
-/* Rows that continue one sequence, as in batch.py. */
-typedef struct {
-    int64_t slot, start, length, past;
-} Segment;
 
 typedef struct {
     const float *q, *k, *v, *cos, *sin;
@@ -355,10 +350,6 @@ static int64_t lay_out(const Attention *job, int count, Task *tasks, float *part
     return number;
 }
 
-/* Rotate, write keys and values into the cache, attend causally over all that each segment's slot holds.
-
-   q [rows, heads, dim], k and v [rows, kv_heads, dim], not rotated yet, with their rows so many numbers apart; cos, sin
-   [positions, rotary]; keys, values: one layer of the cache. window 0: all; limit 0: no soft cap. out: contiguous. */
 void loradesk_attend(const float *q, int64_t q_row, const float *k, int64_t k_row, const float *v, int64_t v_row,
                      const float *cos, const float *sin, int64_t rotary, float *keys, float *values, int64_t slot_size,
                      int64_t head_size, const Segment *segments, int count, int64_t heads, int64_t kv_heads, int64_t dim,

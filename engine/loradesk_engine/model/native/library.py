@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -45,7 +47,7 @@ class Matrix(ctypes.Structure):
 
 
 class Rows(ctypes.Structure):
-    """`Segment` of attention.c, in the order of batch.Segment's fields there."""
+    """`Segment` of calls.h, in the order of batch.Segment's fields there."""
 
     _fields_ = (("slot", c_int64), ("start", c_int64), ("length", c_int64), ("past", c_int64))
 
@@ -71,6 +73,7 @@ _SIGNATURES: Mapping[str, tuple[object, ...]] = {
         *(_pointer, _pointer, _long),  # a, factors, their rows' distance
         *(_pointer, c_int, _pointer, _pointer, _long, c_int),  # b and its count, inner, y, its rows' distance, threads
     ),
+    "loradesk_replay": (_pointer, _long),  # calls and their count
 }
 
 threads = psutil.cpu_count(logical=False) or 1
@@ -130,3 +133,27 @@ def functions() -> ctypes.CDLL:
     found = library()
     assert found is not None, "this needs the compiled library"
     return found
+
+
+Recorder = Callable[[Any, tuple[Any, ...]], None]
+"""Takes one of the library's functions and what it was called with."""
+
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def recorded(recorder: Recorder) -> Iterator[None]:
+    """Within this, what this thread makes by `call` is told to the recorder."""
+    _thread.recorder = recorder
+    try:
+        yield
+    finally:
+        _thread.recorder = None
+
+
+def call(function: Any, *arguments: Any) -> None:
+    """Call one of the library's functions."""
+    function(*arguments)
+    recorder: Recorder | None = getattr(_thread, "recorder", None)
+    if recorder is not None:
+        recorder(function, arguments)

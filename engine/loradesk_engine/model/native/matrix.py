@@ -148,7 +148,7 @@ class NativeProduct:
             form.output = self._outputs
             self._outputs += form.rows
         self._address, self._count = ctypes.addressof(self._forms), len(matrices)
-        self._multiply = library.functions().loradesk_multiply
+        self._functions = library.functions()
 
     @staticmethod
     def of(matrices: Sequence[NativeMatrix]) -> NativeProduct | None:
@@ -163,7 +163,8 @@ class NativeProduct:
             wide = wide.contiguous()
         count = wide.shape[0]
         y = torch.empty(count, self._outputs)
-        self._multiply(
+        library.call(
+            self._functions.loradesk_multiply,
             self._address, self._count, wide.data_ptr(), wide.stride(0), count, y.data_ptr(), self._outputs,
             library.threads,
         )  # fmt: skip

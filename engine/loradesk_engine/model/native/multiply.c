@@ -4,6 +4,7 @@
    added to the output. What is read from memory is what the matrix holds. For many rows a chunk becomes floats in the
    second cache first. */
 
+#include "calls.h"
 #include "codes.h"
 #include "output.h"
 #include "pool.h"
@@ -186,16 +187,11 @@ static void multiply(const Matrix *matrices, int count, const float *x, int64_t 
     if (codes) loradesk_leave_rounded(&rounded);
 }
 
-/* y[rows, outputs] = x times the matrices. Those with codes read the same columns of x in groups of the same size. */
 void loradesk_multiply(const Matrix *matrices, int count, const float *x, int64_t x_row, int64_t rows, float *y,
                        int64_t y_row, int threads) {
     multiply(matrices, count, x, x_row, rows, y, y_row, 0, threads);
 }
 
-/* y += (x a' * factors) b': the adapters of the linears that read one x.
-
-   a: one matrix, [ranks, columns of x]; factors: for each rank, of a row each or, with factors_row 0, the same for all;
-   b: those of the linears, whose `input` is their first rank; inner: room for [rows, ranks]. */
 void loradesk_adapt(const float *x, int64_t x_row, int64_t rows, const Matrix *a, const float *factors,
                     int64_t factors_row, const Matrix *b, int count, float *inner, float *y, int64_t y_row, int threads) {
     multiply(a, 1, x, x_row, rows, inner, a->rows, 0, threads);

@@ -1,8 +1,8 @@
 /* What a pass does between its products, in float32: norms and the MLP's gate; attention is in attention.c.
    Each in one call, where torch takes several, and a call into torch takes longer than the work of one token. */
 
+#include "calls.h"
 #include "pool.h"
-#include "vector.h"
 
 #include <math.h>
 
@@ -38,7 +38,6 @@ static void norm_rows(void *item, int64_t first, int64_t last) {
     }
 }
 
-/* hidden += change, and out = hidden / rms(hidden) * weight, for `rows` contiguous rows of `size`. */
 void loradesk_add_rms_norm(float *hidden, const float *change, const float *weight, float eps, float *out, int64_t rows,
                            int64_t size, int threads) {
     Norm job = {hidden, out, change, weight, size, eps};
@@ -66,7 +65,6 @@ static void gate_rows(void *item, int64_t first, int64_t last) {
     }
 }
 
-/* out = silu(gate) * up. both: [rows, 2 * size], gate first. */
 void loradesk_silu_product(const float *both, int64_t both_row, float *out, int64_t rows, int64_t size, int threads) {
     Gate job = {both, out, both_row, size};
     loradesk_run(gate_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);

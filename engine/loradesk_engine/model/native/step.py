@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loradesk_engine.model.batch import Batch
+from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.kernels import AdapterPart
 from loradesk_engine.model.native import library
 from loradesk_engine.model.native.library import Matrix, Rows
@@ -39,16 +39,29 @@ class NativeStep:
 
     def add_rms_norm(self, hidden: Tensor, change: Tensor, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(hidden)
-        self._functions.loradesk_add_rms_norm(
-            hidden.data_ptr(), change.data_ptr(), weight.data_ptr(), eps, out.data_ptr(), *hidden.shape, library.threads
+        library.call(
+            self._functions.loradesk_add_rms_norm,
+            hidden.data_ptr(),
+            change.data_ptr(),
+            weight.data_ptr(),
+            eps,
+            out.data_ptr(),
+            *hidden.shape,
+            library.threads,
         )
         return out
 
     def silu_product(self, both: Tensor) -> Tensor:
         rows, size = both.shape[0], both.shape[1] // 2
         out = torch.empty(rows, size)
-        self._functions.loradesk_silu_product(
-            both.data_ptr(), both.stride(0), out.data_ptr(), rows, size, library.threads
+        library.call(
+            self._functions.loradesk_silu_product,
+            both.data_ptr(),
+            both.stride(0),
+            out.data_ptr(),
+            rows,
+            size,
+            library.threads,
         )
         return out
 
@@ -69,12 +82,12 @@ class NativeStep:
         cos, sin = tables
         segments = batch.shared.get(NativeStep)
         if segments is None:
-            segments = (Rows * len(batch.segments))(
-                *(Rows(part.slot, part.start, part.length, part.past) for part in batch.segments)
-            )
+            segments = (Rows * len(batch.segments))()
+            fill(segments, batch.segments)
             batch.shared[NativeStep] = segments
         out = torch.empty(rows, heads * dim)
-        self._functions.loradesk_attend(
+        library.call(
+            self._functions.loradesk_attend,
             q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0),
             cos.data_ptr(), sin.data_ptr(), cos.shape[1],
             keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1),
@@ -99,8 +112,16 @@ class NativeStep:
         x, factors = begun
         rows = x.shape[0]
         inner = torch.empty(rows, laid.a.rows)
-        self._functions.loradesk_adapt(
+        library.call(
+            self._functions.loradesk_adapt,
             x.data_ptr(), x.stride(0), rows, ctypes.addressof(laid.a), factors.data_ptr(),
             factors.stride(0) if factors.shape[0] > 1 else 0, ctypes.addressof(laid.b), len(laid.b),
             inner.data_ptr(), y.data_ptr(), y.stride(0), library.threads,
         )  # fmt: skip
+
+
+def fill(rows: ctypes.Array[Rows], segments: Sequence[Segment]) -> None:
+    """Put segments where the kernels read them."""
+    for place, segment in zip(rows, segments, strict=True):
+        place.slot, place.start = segment.slot, segment.start
+        place.length, place.past = segment.length, segment.past
