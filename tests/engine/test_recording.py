@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -172,6 +174,43 @@ def test_a_pass_that_torch_has_a_part_in_is_not_recorded(
     found, cache = passes(decoder, None, seed=2)
     assert not replays
     assert all(map(torch.equal, [*found, *cache.keys, *cache.values], expected))
+
+
+@pytest.mark.parametrize("option", ["use_dora", "lora_bias"])
+def test_what_torch_changes_in_place_is_not_recorded(
+    tmp_path: Path, replays: list[int], option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loradesk_engine.model.cache.KVCache._grown", grown_of_zeros)
+    tiny.make_llama(tmp_path / "base").to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    sources = tuple(AdapterSource(name, str(tmp_path / name)) for name in "abcd")
+    for seed, source in enumerate(sources):
+        tiny.make_lora(tmp_path / "base", Path(source.source), seed, **{option: True} if seed else {})
+    settings = LoadSettings(base=str(tmp_path / "base"), mode="lora", adapters=sources)
+    engine = EngineCore.load(settings)
+    assert engine.decoder.native
+    expected = never(monkeypatch, lambda: passes(engine.decoder, engine.mixture, seed=3))
+    found, cache = passes(engine.decoder, engine.mixture, seed=3)
+    assert replays  # of the base alone
+    assert all(map(torch.equal, [*found, *cache.keys, *cache.values], expected))
+
+
+def test_to_record_imports_nothing() -> None:
+    """torch's own way of seeing all that it does imports half of the compiler for it: a second, and 80 MB."""
+    code = """if True:
+        import sys
+        from loradesk_engine.commands import CompletionRequest, Sampling
+        from loradesk_engine.demo import demo_settings
+        from loradesk_engine.generation.engine import EngineCore
+        engine = EngineCore.load(demo_settings("xlora"))
+        before = set(sys.modules)
+        engine.submit(CompletionRequest("a", (5, 6, 7), Sampling(max_tokens=12, ignore_end=True)))
+        while engine.busy:
+            engine.step()
+        print(len(engine.decoder._passes._forms), sorted(set(sys.modules) - before))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split(maxsplit=1)[1].strip() == "[]"
+    assert int(done.stdout.split()[0]) > 0
 
 
 def test_recordings_go_with_their_adapters(demo: EngineCore, replays: list[int]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from loradesk_engine.model.batch import Batch
 from loradesk_engine.model.cache import KVCache
@@ -36,7 +36,10 @@ KEPT = 8  # recordings of the same adapters, by how many rows and sequences ther
 FUNCTIONS = ("multiply", "adapt", "add_rms_norm", "silu_product", "attend")
 """Those that can be recorded, in the order of `Function` in replay.c."""
 
-ALLOCATING = (torch.ops.aten.empty, torch.ops.aten.empty_like)
+ALLOCATING = ("empty", "empty_like")
+ASKING = ("data_ptr", "stride", "size", "dim", "numel", "is_contiguous", "__len__")
+LOOKING = ("__get__", "__getitem__", "split", "view", "unflatten", "float", "to", "contiguous")
+"""What a pass may do with torch: set memory aside, and look at tensors and parts of them. To copy is work, too."""
 
 Layers = Callable[[Tensor, Tensor, Batch], Tensor]
 """hidden and that normalised [rows, hidden], of a batch -> what the last norm gives."""
@@ -169,7 +172,7 @@ def _read(cache: KVCache, tables: Sequence[Tensor]) -> tuple[object, ...]:
     return (cache.keys, cache.values, *tables)
 
 
-class _Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Work(TorchFunctionMode):
     """What is done within it, by the kernels and by torch. New tensors get parts of `memory`.
 
     Attributes:
@@ -178,7 +181,7 @@ class _Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, memory: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls: list[Call] = []
         self.is_all = True
         self._memory, self._taken = memory, 0
@@ -193,13 +196,14 @@ class _Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
             call.arguments[place] = _BITS.unpack(_FLOAT.pack(value))[0] if kind is ctypes.c_float else value or 0
         self.calls.append(call)
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        if function.overloadpacket in ALLOCATING:
+        name = function.__name__
+        if name in ALLOCATING:
             return self._part(result)
-        if not _is_view(function, args, result):
+        if not (name in ASKING or (name in LOOKING and _is_part(result, args[0]))):
             self.is_all = False
         return result
 
@@ -216,10 +220,8 @@ class _Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
 _FLOAT, _BITS = struct.Struct("=f"), struct.Struct("=I")
 
 
-def _is_view(function: Any, args: tuple[Any, ...], result: Any) -> bool:
-    """Whether the results are parts of the first argument, and nothing was changed."""
+def _is_part(result: Any, whole: Tensor) -> bool:
+    """Whether a tensor, or each of several, lies in the memory of this one; what are no tensors does so, too."""
     results = result if isinstance(result, list | tuple) else [result]
-    if function._schema.is_mutable or not args or not isinstance(args[0], Tensor):
-        return False
-    memory = args[0].untyped_storage().data_ptr()
-    return all(isinstance(one, Tensor) and one.untyped_storage().data_ptr() == memory for one in results)
+    memory = whole.untyped_storage().data_ptr()
+    return all(not isinstance(one, Tensor) or one.untyped_storage().data_ptr() == memory for one in results)
