@@ -138,6 +138,20 @@ def test_what_a_pass_gave_stays_when_the_next_one_is_made(demo: EngineCore, repl
     assert all(map(torch.equal, found, kept))
 
 
+def test_biases_are_recorded(tmp_path: Path, replays: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loradesk_engine.model.cache.KVCache._grown", grown_of_zeros)
+    model = tiny.make_llama(tmp_path, attention_bias=True, mlp_bias=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    decoder = EngineCore.load(LoadSettings(base=str(tmp_path))).decoder
+    expected = never(monkeypatch, lambda: passes(decoder, None, seed=2))
+    found, cache = passes(decoder, None, seed=2)
+    assert len(replays) > 20
+    assert all(map(torch.equal, [*found, *cache.keys, *cache.values], expected))
+
+
 def test_other_threads_make_another_recording(
     demo: EngineCore, replays: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +168,6 @@ def test_other_threads_make_another_recording(
     ("kind", "changes"),
     [
         ("Qwen3", {"head_dim": 8}),  # norms of each head
-        ("Qwen2", {}),  # biases
         ("Gemma2", {"head_dim": 8}),
         ("Phi", {}),
         ("Mixtral", {"num_local_experts": 2}),

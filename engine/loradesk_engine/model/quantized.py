@@ -13,7 +13,7 @@ from loradesk_engine.model.dequantize import dequantize
 from loradesk_engine.model.device import SMALL_MODEL
 from loradesk_engine.model.linear import row_slices
 from loradesk_engine.model.native.library import library
-from loradesk_engine.model.native.matrix import PLAIN, NativeMatrix, NativeProduct, native_nbytes
+from loradesk_engine.model.native.matrix import PLAIN, NativeMatrix, NativeProduct, add_bias, native_nbytes
 from loradesk_engine.model.planes import PlaneMatrix, planes_nbytes
 from loradesk_engine.model.table import TableMatrix, table_nbytes
 
@@ -153,7 +153,9 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         y = self.weight(x)
-        return y if self.bias is None else y + self.bias
+        if self.bias is None:
+            return y
+        return add_bias(y, self.bias) if self.is_native else y + self.bias
 
     def weight_slices(self) -> Iterator[Tensor]:
         for rows in row_slices(self.out_features, self.in_features):
@@ -189,7 +191,8 @@ class _Biased:
         self._product, self._bias = product, bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._product(x) + self._bias
+        y = self._product(x)
+        return add_bias(y, self._bias) if isinstance(self._product, NativeProduct) else y + self._bias
 
 
 class PackedEmbedding:

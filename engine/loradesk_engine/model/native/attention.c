@@ -81,6 +81,7 @@ INLINE void attend_keys(const Attention *job, const float *q, int heads, const f
             key[i] = keys + (at + i < count ? at + i : at) * dim;
             for (int head = 0; head < heads; head++) sums[head][i] = (Floats){0};
         }
+        /* a long cache comes from memory, and what is read in order is not fetched far enough ahead by itself */
         for (int64_t byte = 0; byte < 16 * dim; byte += 64) {
             __builtin_prefetch((const char *)(keys + at * dim) + 8192 + byte);
             __builtin_prefetch((const char *)(values + at * dim) + byte);

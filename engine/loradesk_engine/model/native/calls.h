@@ -25,6 +25,9 @@ void loradesk_adapt(const float *x, int64_t x_row, int64_t rows, const Matrix *a
 void loradesk_add_rms_norm(float *hidden, const float *change, const float *weight, float eps, float *out, int64_t rows,
                            int64_t size, int threads);
 
+/* y += bias, for `rows` contiguous rows of `size`. */
+void loradesk_add_bias(float *y, const float *bias, int64_t rows, int64_t size);
+
 /* out = silu(gate) * up. both: [rows, 2 * size], gate first. */
 void loradesk_silu_product(const float *both, int64_t both_row, float *out, int64_t rows, int64_t size, int threads);
 

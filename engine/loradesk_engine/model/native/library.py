@@ -59,6 +59,7 @@ _SIGNATURES: Mapping[str, tuple[object, ...]] = {
     "loradesk_rows": (_pointer, _pointer, _long, _pointer),
     "loradesk_multiply": (_pointer, c_int, _pointer, _long, _long, _pointer, _long, c_int),
     "loradesk_add_rms_norm": (_pointer, _pointer, _pointer, c_float, _pointer, _long, _long, c_int),
+    "loradesk_add_bias": (_pointer, _pointer, _long, _long),
     "loradesk_silu_product": (_pointer, _long, _pointer, _long, _long, c_int),
     "loradesk_attend": (
         *(_pointer, _long) * 3,  # q, k, v and their rows

@@ -171,6 +171,14 @@ class NativeProduct:
         return y if x.dtype == torch.float32 else y.to(x.dtype)
 
 
+def add_bias(y: Tensor, bias: Tensor) -> Tensor:
+    """y + bias; in float32 in the place of y, which a product has just given. y: [count, rows], bias: [rows]"""
+    if y.dtype != torch.float32 or bias.dtype != torch.float32:
+        return y + bias
+    library.call(library.functions().loradesk_add_bias, y.data_ptr(), bias.data_ptr(), *y.shape)
+    return y
+
+
 def _packed(blocks: Tensor, type: int, form: Matrix, nbytes: int) -> Tensor:
     """The memory that `form` then points to: uint8 [nbytes]. blocks: uint8, row after row."""
     data = torch.empty(nbytes, dtype=torch.uint8)

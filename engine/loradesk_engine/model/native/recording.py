@@ -33,7 +33,7 @@ MOST_BYTES = 32 * 2**20  # that a pass may write to, beside the cache
 ALIGNED = 64  # bytes; where vectors are stored fastest
 KEPT = 8  # recordings of the same adapters, by how many rows and sequences there are
 
-FUNCTIONS = ("multiply", "adapt", "add_rms_norm", "silu_product", "attend")
+FUNCTIONS = ("multiply", "adapt", "add_rms_norm", "silu_product", "attend", "add_bias")
 """Those that can be recorded, in the order of `Function` in replay.c."""
 
 ALLOCATING = ("empty", "empty_like")

@@ -3,7 +3,7 @@
 
 #include "calls.h"
 
-enum Function { MULTIPLY, ADAPT, ADD_RMS_NORM, SILU_PRODUCT, ATTEND }; /* as in recording.py */
+enum Function { MULTIPLY, ADAPT, ADD_RMS_NORM, SILU_PRODUCT, ATTEND, ADD_BIAS }; /* as in recording.py */
 
 /* Arguments in their order: numbers and addresses; floats by their bits. */
 typedef struct {
@@ -41,6 +41,9 @@ void loradesk_replay(const Call *calls, int64_t count) {
             loradesk_attend(FLOATS(0), a[1], FLOATS(2), a[3], FLOATS(4), a[5], FLOATS(6), FLOATS(7), a[8], FLOATS(9),
                             FLOATS(10), a[11], a[12], (const Segment *)(intptr_t)a[13], (int)a[14], a[15], a[16], a[17],
                             float_of(a[18]), a[19], float_of(a[20]), FLOATS(21), (int)a[22]);
+            break;
+        case ADD_BIAS:
+            loradesk_add_bias(FLOATS(0), FLOATS(1), a[2], a[3]);
             break;
         }
     }

@@ -44,6 +44,11 @@ void loradesk_add_rms_norm(float *hidden, const float *change, const float *weig
     loradesk_run(norm_rows, &job, rows, 1 + rows / (threads * 4), rows * size < WORTH_SHARING ? 1 : threads);
 }
 
+void loradesk_add_bias(float *y, const float *bias, int64_t rows, int64_t size) {
+    for (int64_t row = 0; row < rows; row++, y += size)
+        for (int64_t at = 0; at < size; at++) y[at] += bias[at];
+}
+
 typedef struct {
     const float *both;
     float *out;
