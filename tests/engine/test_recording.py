@@ -241,6 +241,16 @@ def test_recordings_go_with_their_adapters(demo: EngineCore, replays: list[int])
     assert held() is None
 
 
+@torch.inference_mode()
+def test_a_recording_holds_no_cache_that_was_let_go_of(demo: EngineCore, replays: list[int]) -> None:
+    _, cache = passes(demo.decoder, None, seed=0)
+    held = weakref.ref(cache.keys[0])
+    assert replays
+    cache.clear()
+    gc.collect()
+    assert held() is None
+
+
 def test_engines_of_several_threads_record_their_own(replays: list[int]) -> None:
     settings = demo_settings("xlora")
     expected = ask(EngineCore.load(settings), None)

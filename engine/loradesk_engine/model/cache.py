@@ -62,7 +62,9 @@ class KVCache:
             tensor[slot, :, target] = tensor[slot, :, column]
 
     def clear(self) -> None:
-        """Let go of all memory."""
+        """Let go of all memory, also of what somebody else has these lists for."""
+        self.keys.clear()
+        self.values.clear()
         self.keys, self.values = [], []
         self.slots = self.capacity = 0
 
