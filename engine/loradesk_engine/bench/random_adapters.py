@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,10 @@ class RandomAdapter(PeftAdapter):
         self._effect = effect
         self._seeds = {path: (number + 1) * 100_000 + place for place, path in enumerate(layout.sizes)}
         self._generator = torch.Generator(layout.device)
+
+    def missing(self, linears: Iterable[str]) -> tuple[str, ...]:
+        """None of them: it has all that it is said to have."""
+        return ()
 
     def weights(self, module: LoraModule) -> tuple[Tensor, Tensor]:
         """A `[rank, in]` and B `[out, rank]` of a module."""
