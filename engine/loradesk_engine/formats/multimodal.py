@@ -6,18 +6,19 @@ saves them; transformers 5 and adapters trained with it have `model.language_mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 TEXT = {"language_model.model.": "model.", "language_model.lm_head": "lm_head", "model.language_model.": "model."}
 SIGHT = tuple(f"{start}{part}" for start in ("", "model.") for part in ("vision_tower.", "multi_modal_projector."))
 
 
-def whole_name(path: str, names: Iterable[str]) -> str:
-    """What a module of the text model is called in the whole model, in the way of these `names`; its path where they
-    are the text model's own.
+def whole_names(paths: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """What modules of the text model are called in the whole model, in the way of these `names` -> their paths. Where
+    the names are the text model's own, so are these.
     """
-    long = next((start for start in TEXT if any(name.startswith(start) for name in names)), None)
-    return path if long is None or not path.startswith(TEXT[long]) else long + path.removeprefix(TEXT[long])
+    long = next((start for start in TEXT if any(name.startswith(start) for name in names)), "")
+    short = TEXT.get(long, "")
+    return {long + path.removeprefix(short) if path.startswith(short) else path: path for path in paths}
 
 
 def text_name(name: str) -> str | None:

@@ -25,7 +25,7 @@ from loradesk_engine.formats.fused_experts import (
     count_experts,
     fused_place,
 )
-from loradesk_engine.formats.multimodal import text_name, whole_name
+from loradesk_engine.formats.multimodal import text_name, whole_names
 from loradesk_engine.formats.safetensors import (
     PICKLED_SUFFIXES,
     SafetensorsWeights,
@@ -165,11 +165,8 @@ class PeftAdapter:
         own = [module.path for module in self.modules.values() if module.share is None]
         # transformers 5 has no linears in a block of experts: who trained there meant none of them
         experts = any(EXPERTS in path for path in own)
-        wanted = {
-            whole_name(path, self._trained): path
-            for path in linears
-            if path not in self.modules and (experts or EXPERTS not in path)
-        }
+        others = (path for path in linears if path not in self.modules and (experts or EXPERTS not in path))
+        wanted = whole_names(others, self._trained)
         return tuple(wanted[name] for name in self._targets.modules(wanted))
 
     def weights(self, module: LoraModule) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,10 +114,7 @@ class Decoder:
         if self._embedding_scale is not None:
             hidden = hidden * self._embedding_scale
         x = self.layers[0].input_norm(hidden)
-
-        def layers(hidden: Tensor, x: Tensor, batch: Batch) -> Tensor:
-            return self._pass(hidden, x, batch, cache)
-
+        layers = functools.partial(self._pass, cache=cache)
         if self._passes is None or step is None:
             return layers(hidden, x, batch)
         return self._passes.run(hidden, x, batch, cache, self.rope_tables, layers)

@@ -66,6 +66,12 @@ typedef struct {
     float *part;                   /* few queries: [rows, heads, dim + 2]: sums of values, highest score, sum of weights */
 } Task;
 
+/* Where a task's query lies, counted row by row and head by head of each; its result takes its place. */
+INLINE float *query_at(const Attention *job, const Task *task, int64_t query) {
+    int64_t group = job->heads / job->kv_heads;
+    return task->q + (query / group * job->heads + query % group) * job->dim;
+}
+
 INLINE Floats capped(const Attention *job, Floats scores) {
     return job->limit > 0 ? job->limit * tanh_of(scores / job->limit) : scores;
 }
@@ -160,7 +166,7 @@ static void attend_few(const Attention *job, const Task *task, float *room) {
 static void join_parts(const Attention *job, const Task *task) {
     int64_t dim = job->dim, group = job->heads / job->kv_heads;
     for (int64_t query = 0; query < task->rows * group; query++) {
-        float *out = task->q + (query / group * job->heads + query % group) * dim, most = LOWEST, sum = 0;
+        float *out = query_at(job, task, query), most = LOWEST, sum = 0;
         for (int i = 0; i < task->parts; i++) {
             float found = task[i].part[query * (dim + 2) + dim];
             most = found > most ? found : most;
@@ -188,17 +194,16 @@ typedef struct {
 /* Scores of the next `count` keys, and by how much what was summed before fades beside them. */
 INLINE void score_keys(const Attention *job, Lanes *lanes, int vectors, int count) {
     int64_t dim = job->dim;
-    enum { ALONE = 8, SHARED = 8 };
-    int step = vectors == 1 ? ALONE : SHARED;
+    enum { STEP = 8 }; /* keys at a time */
     Floats most[TOGETHER];
     for (int i = 0; i < vectors; i++) most[i] = lanes->most[i];
     /* most keys are seen by all rows */
     int all_see = lanes->first + count - 1 <= lanes->lowest &&
                   (job->window <= 0 || lanes->first > lanes->highest - job->window);
-    for (int at = 0; at < count; at += step) {
-        const float *key[ALONE];
-        Floats score[TOGETHER][ALONE];
-        for (int part = 0; part < step; part++) {
+    for (int at = 0; at < count; at += STEP) {
+        const float *key[STEP];
+        Floats score[TOGETHER][STEP];
+        for (int part = 0; part < STEP; part++) {
             key[part] = lanes->keys + (lanes->first + (at + part < count ? at + part : at)) * dim;
             for (int i = 0; i < vectors; i++) score[i][part] = (Floats){0};
         }
@@ -206,10 +211,10 @@ INLINE void score_keys(const Attention *job, Lanes *lanes, int vectors, int coun
         for (int64_t place = 0; place < dim; place++) {
             Floats query[TOGETHER];
             for (int i = 0; i < vectors; i++) query[i] = load(lanes->turned + (place * vectors + i) * LANES);
-            for (int part = 0; part < step; part++)
+            for (int part = 0; part < STEP; part++)
                 for (int i = 0; i < vectors; i++) score[i][part] += query[i] * key[part][place];
         }
-        for (int part = 0; part < step && at + part < count; part++)
+        for (int part = 0; part < STEP && at + part < count; part++)
             for (int i = 0; i < vectors; i++) {
                 Floats found = capped(job, score[i][part]);
                 if (!all_see) {
@@ -266,7 +271,7 @@ INLINE void attend_lanes(const Attention *job, const Task *task, int first, int 
     memset(lanes.totals, 0, sizeof(float) * (size_t)(dim * vectors * LANES));
     for (int at = 0; at < vectors * LANES; at++) {
         int query = first + (at < filled ? at : filled - 1); /* lanes that are left over do what the last one does */
-        const float *q = task->q + (query / group * job->heads + query % group) * dim;
+        const float *q = query_at(job, task, query);
         for (int64_t place = 0; place < dim; place++)
             lanes.turned[place * vectors * LANES + at] = q[place] * job->scale;
         lanes.positions[at / LANES][at % LANES] = (int32_t)(task->position + query / group);
@@ -282,8 +287,7 @@ INLINE void attend_lanes(const Attention *job, const Task *task, int first, int 
         for (; place < dim; place++) add_values(job, &lanes, vectors, count, place, 1);
     }
     for (int at = 0; at < filled; at++) {
-        int query = first + at;
-        float *out = task->q + (query / group * job->heads + query % group) * dim;
+        float *out = query_at(job, task, first + at);
         float factor = 1.0f / lanes.sum[at / LANES][at % LANES];
         for (int64_t place = 0; place < dim; place++) out[place] = lanes.totals[place * vectors * LANES + at] * factor;
     }
