@@ -36,9 +36,9 @@ class AboutDialog(QDialog):
         grid.setVerticalSpacing(5)
         half = (len(keys) + 1) // 2
         for number, (key, what) in enumerate(keys):
-            column = 0 if number < half else 2
-            grid.addWidget(label(key, "caption"), number % half, column)
-            grid.addWidget(label(what), number % half, column + 1)
+            left = 0 if number < half else 2
+            grid.addWidget(label(key, "caption"), number % half, left)
+            grid.addWidget(label(what), number % half, left + 1)
         close = push_button("Close", "primary")
         close.setDefault(True)
         close.clicked.connect(self.accept)

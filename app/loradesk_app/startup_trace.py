@@ -19,7 +19,8 @@ def process_start() -> float:
     except (OSError, ValueError, IndexError):
         import psutil
 
-        return psutil.Process().create_time()
+        created: float = psutil.Process().create_time()
+        return created
 
 
 class StartupTrace:

@@ -243,7 +243,7 @@ def wheel_down(widget) -> None:
 
 @pytest.mark.parametrize("part", ["fader", "number", "switch"])
 def test_the_wheel_moves_the_desk_and_no_weight(many, worker, part):
-    bar, strip = many.adapters.scroll.horizontalScrollBar(), many.adapters.strips[1]
+    bar, strip = many.adapters.desk_scroll.horizontalScrollBar(), many.adapters.strips[1]
     assert bar.maximum() > 0
     wheel_down(getattr(strip, part))
     assert bar.value() > 0
@@ -287,5 +287,5 @@ def test_what_a_low_desk_cuts_off_can_be_scrolled_to(make_window, worker, qtbot)
     window.client.drain()
     QApplication.processEvents()
     number = window.adapters.strips[0].number
-    window.adapters.scroll.ensureWidgetVisible(number)
+    window.adapters.desk_scroll.ensureWidgetVisible(number)
     qtbot.waitUntil(lambda: number.visibleRegion().boundingRect().height() == number.height())

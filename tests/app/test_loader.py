@@ -104,7 +104,7 @@ def test_a_complaint_leaves_the_focus_where_one_types(dialog, qtbot):
 def test_tab_stops_at_fields_only(dialog, window):
     of_dialog = dialog.findChildren(QScrollArea, options=Qt.FindChildOption.FindDirectChildrenOnly)
     assert of_dialog
-    for area in (*of_dialog, window.adapters.scroll):
+    for area in (*of_dialog, window.adapters.desk_scroll):
         assert area.focusPolicy() == Qt.FocusPolicy.NoFocus
 
 

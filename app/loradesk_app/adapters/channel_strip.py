@@ -65,7 +65,7 @@ class ChannelStrip(QFrame):
         desk.addWidget(self.fader)
         desk.addWidget(self.meter)
         desk.addStretch(1)
-        column = QVBoxLayout(self)
+        self._column = column = QVBoxLayout(self)
         column.setContentsMargins(4, 12, 4, 8)
         column.setSpacing(7)
         column.addWidget(self.name)
@@ -83,7 +83,7 @@ class ChannelStrip(QFrame):
         line = self.fontMetrics().height()
         least = COMPACT * line
         if not self._compact:
-            sides = self.layout().contentsMargins()
+            sides = self._column.contentsMargins()
             named = self.name.sizeHint().width() + sides.left() + sides.right() + 2
             least = min(max(named, ROOMY * line), LONGEST * line)
         self.setMinimumWidth(round(least))

@@ -52,8 +52,19 @@ class Turn:
         return self.state in ("waiting", "streaming")
 
 
-_KEPT = ("role", "text", "state", "model", "mode", "tokens", "prompt_tokens", "tokens_per_second")
-_KEPT += ("first_token_seconds", "look_ahead", "cut_short")
+_KEPT = (
+    "role",
+    "text",
+    "state",
+    "model",
+    "mode",
+    "tokens",
+    "prompt_tokens",
+    "tokens_per_second",
+    "first_token_seconds",
+    "look_ahead",
+    "cut_short",
+)
 
 
 def messages(turns: Iterable[Turn], system: str = "") -> tuple[Message, ...]:

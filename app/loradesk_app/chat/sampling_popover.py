@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from PySide6.QtCore import QPoint, QSignalBlocker, Qt, Signal
 from PySide6.QtGui import QGuiApplication
@@ -139,7 +140,8 @@ class SamplingPopover(QFrame):
         kept: float | None = round(value, 4) if name not in _WHOLE else int(value)
         if (name == "max_tokens" and value == 0) or (name == "seed" and value == -1):
             kept = None
-        self._change(replace(self._sampling, **{name: kept}))
+        edited: dict[str, Any] = {name: kept}
+        self._change(replace(self._sampling, **edited))
 
     def _take_preset(self, name: str) -> None:
         chosen = next(preset for preset in presets() if preset.name == name)

@@ -85,6 +85,7 @@ class AnswerView(QWidget):
         super().__init__()
         self._theme, self._colors = theme, colors
         self._shown_chips: tuple[tuple[str, str], ...] = ()
+        self._chip_widgets: list[Chip] = []
         self._chips_at = 0.0
         self.setAccessibleName("The model said")
         self.who = ElidedLabel("", "caption", elide=Qt.TextElideMode.ElideMiddle)
@@ -192,19 +193,17 @@ class AnswerView(QWidget):
         same_names = [name for name, _ in chips] == [name for name, _ in self._shown_chips]
         self._shown_chips = chips
         if same_names:
-            for place, (_, text) in enumerate(chips):
-                item = self._chip_row.itemAt(place)
-                assert item is not None
-                item.widget().set_text(text)  # type: ignore[attr-defined]
+            for chip, (_, text) in zip(self._chip_widgets, chips, strict=True):
+                chip.set_text(text)
             self._chip_row.invalidate()
             return
-        while self._chip_row.count():
-            item = self._chip_row.takeAt(0)
-            assert item is not None
-            item.widget().deleteLater()
+        self._chip_row.clear()
         what = "mean scaling over this answer" if turn.mode == "xlora" else "weight"
-        for name, text in chips:
-            self._chip_row.addWidget(Chip(self._theme, text, self._colors.get(name), f"{name}: {what}"))
+        self._chip_widgets = [
+            Chip(self._theme, text, self._colors.get(name), f"{name}: {what}") for name, text in chips
+        ]
+        for chip in self._chip_widgets:
+            self._chip_row.addWidget(chip)
         self.chips.setVisible(bool(chips))
         self.chips.updateGeometry()
 

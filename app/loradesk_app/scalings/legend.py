@@ -35,10 +35,7 @@ class Legend(QScrollArea):
 
     def set_names(self, names: tuple[str, ...]) -> None:
         """The adapters, in their order."""
-        while self._row.count():
-            item = self._row.takeAt(0)
-            assert item is not None
-            item.widget().deleteLater()
+        self._row.clear()
         for number, name in enumerate(names):
             chip = Chip(self._theme, name, number, f"Colour of {name}; click to see its layers", WIDEST)
             chip.setCursor(Qt.CursorShape.PointingHandCursor)

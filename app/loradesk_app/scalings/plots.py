@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 import pyqtgraph as pg
+from pyqtgraph.GraphicsScene.mouseEvents import MouseClickEvent
 from PySide6.QtCore import QEvent, QObject, QPoint, QPointF, QRectF, Qt, QTimer, Signal
 from PySide6.QtGui import QFont, QPen, QTransform
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSplitter, QVBoxLayout, QWidget
@@ -323,8 +324,8 @@ class ScalingPlots(QWidget):
             self._following = following
             self.following_changed.emit(following)
 
-    def _pick(self, plot: pg.PlotWidget, event: object) -> None:
-        token = self._token_at(plot, event.scenePos())  # type: ignore[attr-defined]
+    def _pick(self, plot: pg.PlotWidget, event: MouseClickEvent) -> None:
+        token = self._token_at(plot, event.scenePos())
         if token is not None:
             self.token_picked.emit(token)
 

@@ -83,7 +83,8 @@ class ScalingsModel(QObject):
         return self._texts[place] if 0 <= place < self._count else None
 
     def mean(self, token: int) -> FloatArray:
-        return self._means[token - self.first]
+        mean: FloatArray = self._means[token - self.first]
+        return mean
 
     def value(self, token: int, layer: int, adapter: int) -> float:
         return float(self._rows[token - self.first, layer, adapter])
@@ -109,7 +110,7 @@ class ScalingsModel(QObject):
         means, rows = self.means[begin:end], self.rows[begin:end]
         if step == 1:
             x = np.arange(begin, end, dtype=np.float32) + self.first
-            heat = rows[:, :, adapter].T if rows.size else np.zeros((len(self.layer_paths), 0), np.float32)
+            heat = rows[:, :, adapter].T if rows.size else np.zeros((len(self.layer_paths), 0))
             return Slice(x, means, self.first + begin, 1, np.ascontiguousarray(heat, np.float32))
         starts = np.arange(0, end - begin, step)
         lows, highs = np.minimum.reduceat(means, starts), np.maximum.reduceat(means, starts)
@@ -117,10 +118,8 @@ class ScalingsModel(QObject):
         x = np.repeat(starts + begin + self.first, 2) + np.tile([0.25 * step, 0.75 * step], len(starts))
         sums = np.add.reduceat(rows[:, :, adapter], starts)
         sizes = np.diff(np.append(starts, end - begin))
-        heat = (sums / sizes[:, None]).T
-        return Slice(
-            x.astype(np.float32), points, self.first + begin, step, np.ascontiguousarray(heat, dtype=np.float32)
-        )
+        heat = np.ascontiguousarray((sums / sizes[:, None]).T, np.float32)
+        return Slice(x.astype(np.float32), points, self.first + begin, step, heat)
 
     # -- changes ------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,8 @@ class ScalingsPane(QFrame):
         self.export_button.setPopupMode(self.export_button.ToolButtonPopupMode.InstantPopup)
         menu = QMenu(self.export_button)
         for kind, text in PICTURES.items():
-            menu.addAction(f"{text.split(' (')[0]}…", lambda kind=kind: self._ask_where(kind))
+            action = menu.addAction(f"{text.split(' (')[0]}…")
+            action.triggered.connect(lambda _checked=False, kind=kind: self._ask_where(kind))
         self.export_button.setMenu(menu)
         self._buttons = (
             self.pause_button,
@@ -222,11 +223,12 @@ def _png_of(widget: QWidget) -> Callable[[], bytes]:
 
     def pack() -> bytes:
         from PySide6.QtCore import QBuffer, QByteArray, QIODevice
+        from PySide6.QtGui import QImageWriter
 
         data = QByteArray()
         buffer = QBuffer(data)
         buffer.open(QIODevice.OpenModeFlag.WriteOnly)
-        picture.save(buffer, "PNG")
+        QImageWriter(buffer, b"png").write(picture)
         return bytes(data.data())
 
     return pack

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from PySide6.QtCore import QSize, Qt
-from PySide6.QtGui import QFont, QResizeEvent, QTextBlockFormat, QTextCursor, QTextOption, QWheelEvent
+from PySide6.QtGui import QResizeEvent, QTextBlockFormat, QTextCursor, QTextOption, QWheelEvent
 from PySide6.QtWidgets import QFrame, QSizePolicy, QTextEdit, QWidget
 
 LINE_HEIGHT = 125  # percent; the fonts' own spacing is too tight for reading
@@ -53,10 +53,6 @@ class TextBlock(QTextEdit):
         metrics = self.fontMetrics()
         lines = self.toPlainText().split("\n")
         return max((metrics.horizontalAdvance(line) for line in lines), default=0) + 4
-
-    def setFont(self, font: QFont) -> None:
-        super().setFont(font)
-        self._fit()
 
     def sizeHint(self) -> QSize:
         return QSize(self.natural_width(), self._height())
