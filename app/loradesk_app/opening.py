@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from loradesk_app.loader.load_form import LoadForm, is_local
@@ -52,7 +53,7 @@ def _folder(folder: Path) -> LoadSettings | LoadForm:
         base = values.get("base_model_name_or_path")
         if values.get("peft_type") == "XLORA":
             return _xlora(folder, base)
-        return _form(base, mode="lora", adapters=(AdapterSource(folder.name, str(folder)),))
+        return _with_base(base, LoadForm(mode="lora", adapters=(AdapterSource(folder.name, str(folder)),)))
     if (folder / "config.json").is_file():
         return LoadSettings(base=str(folder))
     raise FileFormatError("Loradesk finds nothing to open in this folder.", file=folder, remedy=f"Open {KINDS}.")
@@ -60,12 +61,13 @@ def _folder(folder: Path) -> LoadSettings | LoadForm:
 
 def _xlora(folder: Path, base: object) -> LoadForm:
     orderings = sorted(folder.glob("*ordering*.json"))
-    return _form(base, mode="xlora", xlora=str(folder), ordering=str(orderings[0]) if len(orderings) == 1 else "")
+    ordering = str(orderings[0]) if len(orderings) == 1 else ""
+    return _with_base(base, LoadForm(mode="xlora", xlora=str(folder), ordering=ordering))
 
 
-def _form(base: object, **fields: object) -> LoadForm:
+def _with_base(base: object, form: LoadForm) -> LoadForm:
     """The loader's fields, with the base that a configuration names if it names one."""
     name = base if isinstance(base, str) else ""
     if not name or is_local(name) or os.path.isdir(name):
-        return LoadForm(source="local", path=name, **fields)  # type: ignore[arg-type]
-    return LoadForm(source="hub", hub_id=name, **fields)  # type: ignore[arg-type]
+        return replace(form, source="local", path=name)
+    return replace(form, source="hub", hub_id=name)

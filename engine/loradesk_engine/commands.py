@@ -10,6 +10,7 @@ from typing import Literal
 from loradesk_engine.errors import RequestError
 
 AdapterMode = Literal["none", "lora", "xlora"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["none", "nf4", "fp4", "int8"]
 
 
@@ -53,7 +54,7 @@ class LoadSettings:
     xlora: str | None = None
     ordering: str | None = None
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Precision = "auto"
     quantize: Quantize = "none"
     context: int | None = None
     tgt_non_granular_index: int | None = None

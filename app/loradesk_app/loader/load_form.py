@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings, Quantize
+from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings, Precision, Quantize
 from loradesk_engine.demo import demo_settings
 
 Source = Literal["demo", "local", "hub"]
@@ -39,7 +39,7 @@ class LoadForm:
     xlora: str = ""
     ordering: str = ""
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: Precision = "auto"
     quantize: Quantize = "none"
     context: int = 0
     non_granular: int = 0
@@ -71,16 +71,18 @@ class LoadForm:
 
     def settings(self) -> LoadSettings:
         """The load settings; only fields that belong to the chosen source and mode count."""
-        common = {
-            "device": self.device,
-            "dtype": self.dtype,
-            "quantize": self.quantize if self.quantizable() else "none",
-            "context": self.context or None,
-        }
         frozen = self.non_granular or None
-        if self.source == "demo":
-            base = demo_settings(self.mode, frozen)
-            return replace(base, **common)  # type: ignore[arg-type]
+        model = demo_settings(self.mode, frozen) if self.source == "demo" else self._own_model(frozen)
+        return replace(
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            quantize=self.quantize if self.quantizable() else "none",
+            context=self.context or None,
+        )
+
+    def _own_model(self, frozen: int | None) -> LoadSettings:
+        """A model of the user's, with its adapters."""
         return LoadSettings(
             base=self.path.strip() if self.source == "local" else self.hub_id.strip(),
             revision=(self.revision.strip() or None) if self.source == "hub" else None,
@@ -90,7 +92,6 @@ class LoadForm:
             xlora=self.xlora.strip() if self.mode == "xlora" else None,
             ordering=(self.ordering.strip() or None) if self.mode != "none" else None,
             tgt_non_granular_index=frozen if self.mode == "xlora" else None,
-            **common,  # type: ignore[arg-type]
         )
 
     def added_to(self, form: LoadForm) -> LoadForm:
@@ -105,18 +106,20 @@ class LoadForm:
     @classmethod
     def of(cls, settings: LoadSettings) -> LoadForm:
         """The fields that would make these settings."""
-        common = {
-            "mode": settings.mode,
-            "device": settings.device,
-            "dtype": settings.dtype,
-            "quantize": settings.quantize,
-            "context": settings.context or 0,
-            "non_granular": settings.tgt_non_granular_index or 0,
-        }
+        form = cls(
+            source="demo",
+            mode=settings.mode,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantize=settings.quantize,
+            context=settings.context or 0,
+            non_granular=settings.tgt_non_granular_index or 0,
+        )
         if settings.base == demo_settings("none").base:
-            return cls(source="demo", **common)  # type: ignore[arg-type]
+            return form
         local = is_local(settings.base)
-        return cls(
+        return replace(
+            form,
             source="local" if local else "hub",
             path=settings.base if local else "",
             hub_id="" if local else settings.base,
@@ -125,7 +128,6 @@ class LoadForm:
             adapters=settings.adapters,
             xlora=settings.xlora or "",
             ordering=settings.ordering or "",
-            **common,  # type: ignore[arg-type]
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from PySide6.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QPainter, QPaintEvent, QPalette, QShowEvent
@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
 
 from loradesk_app.loader.adapter_list_model import COL_NAME, COL_SOURCE, AdapterListModel
 from loradesk_app.loader.load_banner import LoadProgress
-from loradesk_app.loader.load_form import LoadForm
+from loradesk_app.loader.load_form import LoadForm, Source
 from loradesk_app.loader.memory_box import MemoryBox
 from loradesk_app.loader.path_field import PathField
 from loradesk_app.loader.recent import title
@@ -40,7 +40,7 @@ from loradesk_app.widgets.problem_box import ProblemBox
 from loradesk_app.widgets.segmented import Segmented
 from loradesk_app.widgets.spins import whole_spin
 from loradesk_app.widgets.wheel import leave_wheel_to_page
-from loradesk_engine.commands import LoadSettings
+from loradesk_engine.commands import AdapterMode, LoadSettings
 
 if TYPE_CHECKING:
     from loradesk_engine.events import EstimateFailed, LoadFailed, LoadProgressed, MemoryEstimated
@@ -198,12 +198,12 @@ class LoaderDialog(QDialog):
     def form(self) -> LoadForm:
         """What the fields say now."""
         return LoadForm(
-            source=self.source.current(),  # type: ignore[arg-type]
+            source=cast("Source", self.source.current()),
             path=self.path.text(),
             hub_id=self.hub_id.text(),
             revision=self.revision.text(),
             token=self.token.text(),
-            mode=self.mode.current(),  # type: ignore[arg-type]
+            mode=cast("AdapterMode", self.mode.current()),
             adapters=self.adapters.adapters(),
             xlora=self.xlora.text(),
             ordering=self.ordering.text(),
@@ -559,7 +559,7 @@ class _FormArea(QScrollArea):
 
     def __init__(self, content: QWidget, layout: QVBoxLayout) -> None:
         super().__init__()
-        self._layout = layout
+        self._content, self._layout = content, layout
         self._right = layout.contentsMargins().right()
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # Tab goes from field to field, and the area follows
         self.setWidgetResizable(True)
@@ -568,7 +568,7 @@ class _FormArea(QScrollArea):
         self.verticalScrollBar().rangeChanged.connect(lambda _low, _high: self._fit())
 
     def minimumSizeHint(self) -> QSize:
-        return QSize(self.widget().minimumSizeHint().width() + RIGHT_OF_BAR, super().minimumSizeHint().height())
+        return QSize(self._content.minimumSizeHint().width() + RIGHT_OF_BAR, super().minimumSizeHint().height())
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() == QEvent.Type.LayoutRequest:  # of the content, which this is a filter of

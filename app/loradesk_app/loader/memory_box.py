@@ -74,7 +74,8 @@ class MemoryBox(QWidget):
 
 def parts_text(estimate: MemoryEstimate) -> str:
     """The parts in one line; those that hardly count are added up."""
-    shown, small = [], []
+    shown: list[tuple[str, int]] = []
+    small: list[tuple[str, int]] = []
     for part in estimate.parts:
         note = " (already loaded)" if part.already_held else ""
         entry = f"{part.name}: {byte_size(part.nbytes)}{note}"

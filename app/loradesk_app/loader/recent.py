@@ -71,17 +71,22 @@ def in_mode(settings: LoadSettings, mode: AdapterMode, known: Iterable[LoadSetti
     """
     if settings.mode == mode:
         return settings
-    same_place = {
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "quantize": settings.quantize,
-        "context": settings.context,
-    }
     if is_demo(settings):
-        return replace(demo_settings(mode, settings.tgt_non_granular_index), **same_place)  # type: ignore[arg-type]
+        return _in_place_of(settings, demo_settings(mode, settings.tgt_non_granular_index))
     if mode == "none":
         return replace(settings, mode="none", adapters=(), xlora=None, ordering=None, tgt_non_granular_index=None)
     for other in known:
         if other.mode == mode and (other.base, other.revision) == (settings.base, settings.revision):
-            return replace(other, token=settings.token, **same_place)  # type: ignore[arg-type]
+            return _in_place_of(settings, replace(other, token=settings.token))
     return None
+
+
+def _in_place_of(settings: LoadSettings, other: LoadSettings) -> LoadSettings:
+    """The other settings, loaded where and how these are."""
+    return replace(
+        other,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantize=settings.quantize,
+        context=settings.context,
+    )
