@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import (
@@ -321,7 +323,7 @@ class FormView(QFrame):
         show_tools()
         return page
 
-    def _tool(self, icon: str, what: str, slot: object) -> QToolButton:
+    def _tool(self, icon: str, what: str, slot: Callable[[], object]) -> QToolButton:
         button = icon_button(self._theme, icon, what, kind="quiet", role="text")
-        button.clicked.connect(lambda _checked=False: slot())  # type: ignore[operator]
+        button.clicked.connect(lambda _checked=False: slot())
         return button

@@ -140,6 +140,7 @@ class LayersModel(QAbstractItemModel):
         inside = 0 <= row < self.rowCount(parent) and 0 <= column < 2
         return self.createIndex(row, column, parent.row() + 1) if inside else QModelIndex()
 
+    # The stubs see two overloads, of which a model implements this one; the other is QObject's and stays as it is.
     def parent(self, index: Index) -> QModelIndex:  # type: ignore[override]
         number = index.internalId() if index.isValid() else 0
         return self.createIndex(number - 1, 0, 0) if number else QModelIndex()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QCheckBox, QDialog, QFormLayout, QHBoxLayout, QStackedWidget, QVBoxLayout, QWidget
@@ -190,7 +193,7 @@ class NewFileDialog(QDialog):
         self.created.emit(ordering, self._base, self._found)
         self.accept()
 
-    def _read(self, work: object, done: object) -> None:
+    def _read(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         self._reading += 1
         number = self._reading
         self._show_step()
@@ -198,7 +201,7 @@ class NewFileDialog(QDialog):
         def finished(result: object) -> None:
             if isValid(self) and number == self._reading:
                 self._reading = 0
-                done(result)  # type: ignore[operator]
+                done(result)
 
         def failed(error: Exception) -> None:
             if isValid(self) and number == self._reading:
@@ -207,7 +210,7 @@ class NewFileDialog(QDialog):
                 self.notice.show_error("read", error)
                 self._show_step()
 
-        self._background.run(work, finished, failed)  # type: ignore[arg-type]
+        self._background.run(work, finished, failed)
 
     def _forget_base(self) -> None:
         self._base = None
