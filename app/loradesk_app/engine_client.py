@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from queue import Empty
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
@@ -13,7 +13,7 @@ from loradesk_engine.commands import Cancel, CancelLoad, ChatRequest, Close, Com
 if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted
     from queue import SimpleQueue
 
-    from loradesk_engine.events import Event, TokensGenerated
+    from loradesk_engine.events import Event, RequestFailed, RequestFinished, TokensGenerated
 
 BUSY_MS = 16
 IDLE_MS = 100
@@ -166,7 +166,7 @@ class EngineClient(QObject):
                 break
             seen += 1
             name = type(event).__name__
-            if name == "TokensGenerated":
+            if _is_tokens(event):
                 tokens.setdefault(event.request_id, []).append(event)
                 continue
             # What was generated before this event is shown before it.
@@ -189,8 +189,8 @@ class EngineClient(QObject):
                 self.tokens_generated.emit(event)
 
     def _note(self, name: str, event: Event) -> None:
-        if name in ("RequestFinished", "RequestFailed"):
-            self._running.discard(event.request_id)  # type: ignore[union-attr]
+        if _ends_request(event):
+            self._running.discard(event.request_id)
         elif name in ("ModelLoaded", "LoadFailed", "LoadCancelled"):
             self._count_load(-1)
         elif name == "WorkerClosed":
@@ -207,6 +207,15 @@ class EngineClient(QObject):
         self._timer.stop()
         self._events = None
         self.closed.emit(clean)
+
+
+# By name, because the classes are in events.py; see the imports above.
+def _is_tokens(event: Event) -> TypeGuard[TokensGenerated]:
+    return type(event).__name__ == "TokensGenerated"
+
+
+def _ends_request(event: Event) -> TypeGuard[RequestFinished | RequestFailed]:
+    return type(event).__name__ in ("RequestFinished", "RequestFailed")
 
 
 def coalesce(events: list[TokensGenerated]) -> list[TokensGenerated]:
@@ -247,7 +256,7 @@ def _continues(group: list[TokensGenerated], event: TokensGenerated) -> bool:
     if event.scalings is None:
         return True
     last = next((earlier for earlier in reversed(group) if earlier.scalings is not None), None)
-    if last is None:
+    if last is None or last.scalings is None:
         return True
     fits = last.scalings.shape[1:] == event.scalings.shape[1:]
     return fits and last.scalings_start + len(last.scalings) == event.scalings_start

@@ -13,6 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loradesk_engine.commands import AdapterMode, ChatRequest
+    from loradesk_engine.events import RequestFinished
 
 PERIOD = 0.005  # seconds
 PROMPTS = (
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(folder: Path, mode: str, tokens: int) -> tuple[list[float], int, float]:
+def _measure(folder: Path, mode: AdapterMode, tokens: int) -> tuple[list[float], int, float]:
     """Lateness of each tick in seconds, tokens generated, and the seconds they took."""
     from PySide6.QtCore import Qt, QTimer
     from PySide6.QtWidgets import QApplication
@@ -90,10 +95,10 @@ def _measure(folder: Path, mode: str, tokens: int) -> tuple[list[float], int, fl
     def ask() -> None:
         window.chat.send(PROMPTS[counts["answers"]])
 
-    def note_end(event: object) -> None:
+    def note_end(event: RequestFinished) -> None:
         nonlocal ended
         counts["answers"] += 1
-        counts["tokens"] += event.completion_tokens  # type: ignore[attr-defined]
+        counts["tokens"] += event.completion_tokens
         if counts["answers"] < len(PROMPTS):
             QTimer.singleShot(0, window, ask)
             return
@@ -101,9 +106,9 @@ def _measure(folder: Path, mode: str, tokens: int) -> tuple[list[float], int, fl
         ended = time.perf_counter()
         window.close()
 
-    def ask_full_length(request: object) -> None:
-        sampling = replace(request.sampling, max_tokens=tokens, ignore_end=True)  # type: ignore[attr-defined]
-        window._ask(replace(request, sampling=sampling))  # type: ignore[type-var]
+    def ask_full_length(request: ChatRequest) -> None:
+        sampling = replace(request.sampling, max_tokens=tokens, ignore_end=True)
+        window._ask(replace(request, sampling=sampling))
 
     window.chat.answer_requested.disconnect()
     window.chat.answer_requested.connect(ask_full_length)
@@ -116,7 +121,7 @@ def _measure(folder: Path, mode: str, tokens: int) -> tuple[list[float], int, fl
     app.setQuitOnLastWindowClosed(False)
     window.resize(1280, 800)
     window.show()
-    window.start(demo_settings(mode))  # type: ignore[arg-type]
+    window.start(demo_settings(mode))
     app.exec()
     if not ended:
         return [], 0, 0.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QByteArray, Qt, QTimer, Signal
 from PySide6.QtGui import (
@@ -25,6 +25,7 @@ from loradesk_app.adapters.adapters_pane import AdaptersPane
 from loradesk_app.autosave import Autosave
 from loradesk_app.background import Background
 from loradesk_app.chat.chat_pane import ChatPane
+from loradesk_app.chat.conversation import Turn
 from loradesk_app.chat.conversation import from_json as turns_from_json
 from loradesk_app.engine_client import EngineClient
 from loradesk_app.header import Header
@@ -67,6 +68,7 @@ if TYPE_CHECKING:  # events.py imports numpy, which the window can do without un
         CommandFailed,
         LoadCancelled,
         LoadFailed,
+        LoadProgressed,
         ModelInfo,
         ModelLoaded,
         RequestFailed,
@@ -414,6 +416,11 @@ class MainWindow(QMainWindow):
         if self.loader:
             self.loader.set_devices(event.devices)
 
+    def _note_progress(self, event: LoadProgressed) -> None:
+        self.banner.show_progress(event)
+        if self.loader:
+            self.loader.show_progress(event)
+
     def _note_loaded(self, event: ModelLoaded) -> None:
         if self.server_dialog is not None:
             self.server_dialog.set_model(event.info.name)
@@ -655,8 +662,7 @@ class MainWindow(QMainWindow):
         self.server.stopped.connect(lambda: self.status.show_server(""))
         client = self.client
         client.worker_ready.connect(self._note_worker)
-        client.load_progressed.connect(self.banner.show_progress)
-        client.load_progressed.connect(lambda event: self.loader and self.loader.show_progress(event))
+        client.load_progressed.connect(self._note_progress)
         client.model_loaded.connect(self._note_loaded)
         client.model_unloaded.connect(self._note_unloaded)
         client.load_failed.connect(self._note_load_failed)
@@ -674,7 +680,7 @@ class MainWindow(QMainWindow):
 
     # -- showing ------------------------------------------------------------------------------------------------
 
-    def _show_turns(self, turns: list) -> None:
+    def _show_turns(self, turns: list[Turn]) -> None:
         if not turns:
             self.status.showMessage("There is no conversation in that file", MESSAGE_MS)
             return
@@ -741,13 +747,13 @@ class MainWindow(QMainWindow):
         self._show_toggles()
         self._show_actions()
 
-    def _take_setting(self, key: str, value: object) -> None:
+    def _take_setting(self, key: str, value: Any) -> None:
         match key:
             case "theme":
                 self.theme.set_mode(str(value))
                 self.theme_actions[str(value)].setChecked(True)
             case "font_scale":
-                self.theme.set_font_scale(int(value))  # type: ignore[call-overload]
+                self.theme.set_font_scale(value)
             case "send_key":
                 self.chat.composer.set_send_key(str(value))
             case "side_shown":
