@@ -9,8 +9,8 @@ _TRACE = StartupTrace(process_start())
 import argparse  # noqa: E402 - the trace counts what these take
 import os  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from typing import TYPE_CHECKING, TypeGuard  # noqa: E402
 
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QApplication
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from loradesk_app.main_window import MainWindow
     from loradesk_app.settings import Settings
     from loradesk_app.single_instance import OpenRequest, SingleInstance
-    from loradesk_engine.commands import LoadSettings
+    from loradesk_engine.commands import AdapterMode, LoadSettings
 
 NO_DISPLAY = 3
 RUNS_ALREADY = 4
@@ -123,7 +123,7 @@ def hand_over(instance: SingleInstance, request: OpenRequest) -> int | None:
         from PySide6.QtWidgets import QMessageBox
 
         print(f"Loradesk: {problem}", file=sys.stderr)
-        QMessageBox.critical(None, "Loradesk", f"{problem.problem}\n{problem.remedy}")  # type: ignore[call-overload]
+        QMessageBox.critical(None, "Loradesk", f"{problem.problem}\n{problem.remedy}")
         return RUNS_ALREADY
     print("Loradesk is running already; its window takes over.")
     return 0
@@ -136,8 +136,13 @@ def serve(window: MainWindow, request: OpenRequest) -> None:
     window.show_up()
     if request.path:
         window.open_path(request.path)
-    elif request.demo in DEMO_MODES:
-        window.load(demo_settings(request.demo))  # type: ignore[arg-type]
+    elif is_mode(request.demo):
+        window.load(demo_settings(request.demo))
+
+
+def is_mode(text: str) -> TypeGuard[AdapterMode]:
+    """Whether the demo pack has a mode of this name."""
+    return text in DEMO_MODES
 
 
 def first_model(demo: str, settings: Settings) -> LoadSettings | None:
@@ -145,8 +150,8 @@ def first_model(demo: str, settings: Settings) -> LoadSettings | None:
     from loradesk_app.loader.recent import from_json
     from loradesk_engine.demo import demo_settings
 
-    if demo:
-        return demo_settings(demo)  # type: ignore[arg-type]
+    if is_mode(demo):
+        return demo_settings(demo)
     last = from_json(settings.get("last_model")) if settings.get("reload_last_model") else None
     return last or demo_settings("xlora")
 
@@ -162,7 +167,7 @@ def close_on_signals(window: MainWindow) -> None:
         signal.signal(number, lambda _number, _frame: window.close())
 
 
-def watch_first_paint(window: MainWindow, painted: object) -> None:
+def watch_first_paint(window: MainWindow, painted: Callable[[], None]) -> None:
     """Call `painted` once, when the window's first picture has been handed to the window system."""
     from PySide6.QtCore import QEvent, QObject, QTimer
 
@@ -171,7 +176,7 @@ def watch_first_paint(window: MainWindow, painted: object) -> None:
             if event.type() == QEvent.Type.Paint:
                 window.removeEventFilter(self)
                 # A zero timer fires after the paint event that this is, children and flush included.
-                QTimer.singleShot(0, window, painted)  # type: ignore[call-overload]
+                QTimer.singleShot(0, window, painted)
             return super().eventFilter(watched, event)
 
     window.installEventFilter(FirstPaint(window))
