@@ -1,0 +1,1 @@
+"""What the desk is, without Qt and without torch: conversations, how their answers came about, and storage."""
