@@ -9,7 +9,7 @@ from pathlib import PurePath
 RESOURCES = "resources/loradesk_resources"
 DATA_SUFFIXES = {".svg", ".qss", ".json", ".gguf", ".safetensors", ".md"}
 
-APPLICATION_PACKAGES = ("loradesk_engine", "loradesk_app", "loradesk_resources")
+APPLICATION_PACKAGES = ("loradesk_engine", "loradesk_desk", "loradesk_app", "loradesk_resources")
 
 # Run by another Python, with `loradesk bench --peer-python`: a file that it can read.
 SOURCE_MODULES = ("loradesk_engine.bench.worker",)

@@ -83,7 +83,7 @@ package; any computer):
     python -m training.demo.card resources/loradesk_resources/demo
 
 Measuring again: `python -m training.demo.evaluate resources/loradesk_resources/demo`. Another GPU rounds otherwise,
-so another run gives other weights and slightly other numbers. `training/README.md` explains the method.
+so another run gives other weights and slightly other numbers. `resources/training/README.md` explains the method.
 
 ## Licence
 
