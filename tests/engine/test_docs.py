@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from loradesk_engine.cli import build_parser, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "docs/guide.md", "docs/python.md"]
+LINKED = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/engine.md", "docs/speed.md"]
+TERMS = ["row", "guess", "scaling row", "chunk", "segment", "column", "pass", "step", "mixture", "delta", "shift"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -28,11 +31,57 @@ def test_python_examples_run(page: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "42" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LINKED)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (ROOT / page).parent.joinpath(target).exists(), target
+        if not target.startswith("https://"):
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def paths_in(text: str) -> list[str]:
+    """Paths from the project's folder that a text names between backticks, outside blocks of code."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    named = re.findall(r"`([\w.-]+(?:/[\w.-]*)+|[\w-]+\.(?:md|toml|txt))`", text)
+    return [path for path in named if not path.startswith(".venv/")]
+
+
+def test_files_of_the_contributors_page_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = paths_in(text)
+    assert len(paths) > 50
+    for path in paths:
+        assert (ROOT / path).exists() or (ROOT / "docs" / path).exists(), path
+
+
+def test_each_usual_change_names_code_and_tests() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("## Where does a change go?")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 10
+    for change, code, tests in rows:
+        assert paths_in(code), change
+        assert paths_in(tests), change
+        assert all(path.startswith("tests/") and (ROOT / path).is_file() for path in paths_in(tests)), change
+
+
+def test_the_glossary_defines_each_term() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    defined = dict(re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", text, re.MULTILINE))
+    assert set(TERMS) <= set(defined)
+    assert all(len(defined[term].split()) > 8 for term in TERMS)
+
+
+def test_the_picture_of_the_architecture_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    shown = " ".join(
+        element.text or "" for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")
+    )
+    names = re.findall(r"[\w/]+\.py|\b\w+/(?:\w+/)*(?!\w)", shown)
+    assert len(names) > 20
+    for name in names:
+        found = [path for part in ("engine", "app") for path in (ROOT / part).rglob(f"*/{name.rstrip('/')}")]
+        assert found, name
 
 
 def test_commands_of_the_guide_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:

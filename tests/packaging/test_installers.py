@@ -169,6 +169,13 @@ def test_windows_and_macos_scripts_say_that_they_have_not_been_run() -> None:
     assert "\t" not in workflow
 
 
+def test_the_workflow_of_tests_says_that_it_has_not_been_run() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
+    assert "NOT YET RUN" in workflow.split("name:")[0]
+    assert "run: make test" in workflow
+    assert "\t" not in workflow
+
+
 def test_macos_opens_models_and_leaves_other_files_alone() -> None:
     info = plistlib.loads(plistlib.dumps(macos.INFO))
     declared = {
@@ -198,7 +205,7 @@ def test_windows_opens_files_with_the_program_that_is_installed() -> None:
 
 def test_no_machine_paths_and_no_registry_in_what_is_committed() -> None:
     files = [path for path in PACKAGING.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    for file in [*files, ROOT / ".github" / "workflows" / "release.yml"]:
+    for file in [*files, *(ROOT / ".github").rglob("*.yml")]:
         text = file.read_text("utf-8")
         assert not re.search(r"/root/|/work/|/home/[a-z]|\.venv|pypi\.org|deb\.debian|download\.pytorch", text), file
 
