@@ -177,9 +177,10 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Load:
-    """Load a model; the one that is loaded stays until the new one is ready."""
+    """Load a model; the one that is loaded stays until the new one is ready. `tag` as in `Activate`."""
 
     settings: LoadSettings
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,19 @@ class Estimate:
 
     Attributes:
         ask_hub: whether to fetch the headers of what is not downloaded yet.
+        tag: as in `Activate`.
     """
 
     settings: LoadSettings
     ask_hub: bool = True
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class Unload:
-    """Let go of the model and its memory."""
+    """Unload the model and free its memory. `tag` as in `Activate`."""
+
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -218,8 +223,9 @@ class Activate:
     In X-LoRA mode the weights multiply the classifier's scalings: 1 leaves an expert as trained, 0 mutes it.
 
     Attributes:
-        weights: the wished ones.
-        tag: comes back in the event that tells the outcome, so that who waits for it knows it from another's.
+        weights: an adapter at weight 0 is not active; see `loradesk_engine.activation`.
+        tag: chosen by the sender; the event that reports the outcome repeats it. An outcome is recognised by its tag
+            alone, since contents are normalised on the way and others may send the same.
     """
 
     weights: Mapping[str, float]

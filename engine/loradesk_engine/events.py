@@ -112,15 +112,20 @@ class LoadProgressed:
     Attributes:
         stage: short sentence for the user.
         fraction: 0 to 1, or None when it cannot be known.
+        tag: of the `Load`.
     """
 
     stage: str
     fraction: float | None
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class ModelLoaded:
+    """A model is ready; `tag` is that of the `Load`."""
+
     info: ModelInfo
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,23 +135,27 @@ class ModelUnloaded:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """The load ended without a model; one loaded before is still there (`model_kept`)."""
+    """The load ended without a model; one loaded before is still there (`model_kept`). `tag` is the `Load`'s."""
 
     problem: Problem
     model_kept: bool
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class LoadCancelled:
+    """The load was stopped, or a newer one replaced it. Fields as in `LoadFailed`."""
+
     model_kept: bool
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class AdaptersActivated:
-    """The active adapters are now these: name -> weight; an absent name is inactive.
+    """The active adapters are now these: name -> weight; an absent name is inactive, and no weight is 0.
 
     Attributes:
-        tag: of the `Activate` that brought it about.
+        tag: of the `Activate`; None after a load, which activates what its ordering file names.
     """
 
     weights: Mapping[str, float]
@@ -155,7 +164,9 @@ class AdaptersActivated:
 
 @dataclass(frozen=True)
 class AdaptersChanged:
-    """Adapters were added or removed at run time; `tag` is the command's."""
+    """Adapters were added or removed at run time; `tag` is the command's. An added one is inactive, a removed one is
+    no longer active, and the others stay as they were.
+    """
 
     adapters: tuple[AdapterInfo, ...]
     tag: str | None = None
@@ -163,7 +174,9 @@ class AdaptersChanged:
 
 @dataclass(frozen=True)
 class CommandFailed:
-    """A command other than a load or a request could not be carried out; nothing changed. `tag` is the command's."""
+    """A command other than a load, an estimate or a request could not be carried out; nothing changed. `tag` is the
+    command's.
+    """
 
     problem: Problem
     tag: str | None = None
@@ -350,18 +363,22 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class MemoryEstimated:
-    """An estimate that was asked for, by its settings."""
+    """An estimate that was asked for; `tag` is that of the `Estimate`."""
 
     settings: LoadSettings
     estimate: MemoryEstimate
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
 class EstimateFailed:
-    """Nothing can be said of these settings: a file is not here yet, or something is wrong with it."""
+    """Nothing can be said of these settings: a file is not here yet, or something is wrong with it. `tag` as in
+    `MemoryEstimated`.
+    """
 
     settings: LoadSettings
     problem: Problem
+    tag: str | None = None
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,75 @@ def test_a_newer_load_takes_the_place_of_an_older_one(desk: Desk, zoo) -> None: 
     desk.until(ModelLoaded, also=lambda event: isinstance(event, ModelLoaded) and event.info.mode == "lora")
 
 
+def test_every_load_has_one_outcome_with_its_tag(desk: Desk, zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Also those that never began, because a newer one or a cancellation came first."""
+    blocked, entered = threading.Event(), threading.Event()
+    build = engine_module.build_decoder
+
+    def held(*args, **options):  # type: ignore[no-untyped-def]
+        entered.set()
+        assert blocked.wait(SECONDS)
+        return build(*args, **options)
+
+    monkeypatch.setattr(engine_module, "build_decoder", held)
+    settings = LoadSettings(base=str(zoo.base))
+    desk.worker.send(Load(settings, "begun"))
+    assert entered.wait(SECONDS)
+    for tag in ("replaced", "cancelled"):
+        desk.worker.send(Load(settings, tag))
+    desk.worker.send(CancelLoad())
+    desk.worker.send(Load(settings, "last"))
+    dropped = [desk.until(LoadCancelled) for _ in range(2)]
+    assert dropped == [LoadCancelled(False, "replaced"), LoadCancelled(False, "cancelled")]
+    blocked.set()
+    assert desk.until(LoadCancelled, ModelLoaded) == LoadCancelled(False, "begun")
+    loaded = desk.until(LoadCancelled, ModelLoaded)
+    assert isinstance(loaded, ModelLoaded)
+    assert loaded.tag == "last"
+    desk.worker.send(Load(LoadSettings(base=str(zoo.base / "nowhere")), "failing"))
+    failed = desk.until(LoadFailed)
+    assert isinstance(failed, LoadFailed)
+    assert failed.tag == "failing"
+    progress = [event for event in desk.seen if isinstance(event, LoadProgressed)]
+    assert {event.tag for event in progress} == {"begun", "last", "failing"}
+
+
+def test_a_defect_at_the_end_of_a_load_is_the_outcome_of_that_load(desk: Desk, zoo, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def broken(self) -> None:  # type: ignore[no-untyped-def]
+        if threading.current_thread().name == "loradesk-engine":
+            raise ZeroDivisionError("a defect")
+        enter(self)
+
+    enter = engine_module.EngineCore.enter_thread
+    monkeypatch.setattr(engine_module.EngineCore, "enter_thread", broken)
+    desk.worker.send(Load(LoadSettings(base=str(zoo.base)), "mine"))
+    failed = desk.until(LoadFailed, CommandFailed)
+    assert isinstance(failed, LoadFailed)
+    assert failed.tag == "mine"
+    assert "a defect" in failed.problem.problem
+
+
+def test_zero_is_inactive_and_the_tag_comes_back(desk: Desk, zoo) -> None:  # type: ignore[no-untyped-def]
+    desk.worker.send(Load(lora_settings(zoo)))
+    desk.until(ModelLoaded)
+    assert desk.until(AdaptersActivated) == AdaptersActivated({}, None)
+    desk.worker.send(Activate({"wide": 0.0, "adapter_1": 0.5}, "mine"))
+    assert desk.until(AdaptersActivated) == AdaptersActivated({"adapter_1": 0.5}, "mine")
+    desk.worker.send(Activate({"wide": 0.0}, "again"))
+    assert desk.until(AdaptersActivated) == AdaptersActivated({}, "again")
+
+
+def test_removing_an_adapter_activates_nothing(desk: Desk, zoo) -> None:  # type: ignore[no-untyped-def]
+    desk.worker.send(Load(lora_settings(zoo)))
+    desk.until(ModelLoaded)
+    desk.worker.send(Activate({"wide": 1.0, "adapter_1": 1.0}, "before"))
+    desk.until(AdaptersActivated, also=lambda event: event.tag == "before")  # type: ignore[union-attr]
+    desk.worker.send(RemoveAdapter("wide", "mine"))
+    changed = desk.until(AdaptersActivated, AdaptersChanged)
+    assert isinstance(changed, AdaptersChanged)
+    assert AdaptersActivated({"adapter_1": 1.0}) in desk.worker.standing
+
+
 def test_cancelling_a_request_ends_it_soon(desk: Desk, zoo) -> None:  # type: ignore[no-untyped-def]
     desk.worker.send(Load(LoadSettings(base=str(zoo.base))))
     desk.until(ModelLoaded)

@@ -62,6 +62,7 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[str, str, subprocess.Po
 
 def test_it_prints_what_one_needs_and_stops_cleanly(tmp_path: Path) -> None:
     with serving(tmp_path) as (url, printed, process):
+        assert printed.count("Note: 4 adapters loaded, none active: arithmetic, capitals, json, bard. Name one") == 1
         path = tmp_path / "Loradesk" / "server.key"
         key = path.read_text().strip()
         assert key in printed

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from loradesk_engine.activation import none_active
 from loradesk_engine.cli.estimate import print_estimate, warn_if_short
 from loradesk_engine.cli.model_options import add_model_options, add_sampling_options, load_settings, sampling
 from loradesk_engine.commands import Message, Sampling
@@ -54,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
     with engine:
         if options.activate is not None:
             engine.activate_adapters(parse_weights(options.activate.replace(",", " ").split()))
+        else:
+            warn_if_none_active(engine)
         chat = TerminalChat(engine, wanted, options.system)
         if options.prompt is not None:
             chat.say(options.prompt)
@@ -167,6 +170,14 @@ def parse_weights(words: list[str]) -> dict[str, float]:
         except ValueError:
             raise RequestError(f"{number!r} is not a weight.", field=name, remedy="Write NAME=0.5.") from None
     return weights
+
+
+def warn_if_none_active(engine: Engine) -> None:
+    """Say on stderr that adapters were loaded and none answers; otherwise the base model would, without a word."""
+    notice = none_active([adapter.name for adapter in engine.adapters], engine.active_adapters)
+    if notice is not None:
+        remedy = "Activate some with --activate NAME, or with /activate NAME in the chat."
+        print(f"Note: {notice} {remedy}", file=sys.stderr)
 
 
 def describe(engine: Engine) -> str:

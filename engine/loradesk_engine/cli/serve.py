@@ -7,8 +7,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from loradesk_engine.activation import none_active
 from loradesk_engine.cli.estimate import print_estimate, warn_if_short
 from loradesk_engine.cli.model_options import add_model_options, load_settings
 from loradesk_engine.commands import CancelLoad, Load, LoadSettings
@@ -74,11 +76,11 @@ def run(options: argparse.Namespace) -> int:
     chosen, key_note = _server_options(options)
     worker = EngineWorker()
     try:
-        info = _load(worker, settings)
+        info, active = _load(worker, settings)
         server = HttpServer(worker, chosen, on_record=None if options.quiet else _print_record)
         server.start()
         try:
-            _introduce(server.url, server.key, key_note, info)
+            _introduce(server.url, server.key, key_note, info, active)
             _wait_for_end(worker)
         finally:
             server.stop()
@@ -120,18 +122,25 @@ def _server_options(options: argparse.Namespace) -> tuple[ServerOptions, str]:
     ), note
 
 
-def _load(worker: EngineWorker, settings: LoadSettings) -> ModelInfo:
-    """Load the model.
+def _load(worker: EngineWorker, settings: LoadSettings) -> tuple[ModelInfo, Mapping[str, float]]:
+    """Load the model; what is loaded, and the weights of the adapters that are active at first.
 
     Raises:
         LoradeskError: it cannot be loaded.
     """
-    from loradesk_engine.events import LoadFailed, LoadProgressed, ModelLoaded, WorkerClosed
+    from loradesk_engine.events import (
+        AdaptersActivated,
+        LoadFailed,
+        LoadProgressed,
+        ModelLoaded,
+        WorkerClosed,
+    )
 
     events = worker.subscribe()
     worker.start()
     worker.send(Load(settings))
     stage = ""
+    info: ModelInfo
     try:
         while True:
             event = events.get()
@@ -140,7 +149,9 @@ def _load(worker: EngineWorker, settings: LoadSettings) -> ModelInfo:
                 if sys.stderr.isatty():
                     print(f"{stage} ...", file=sys.stderr)
             elif isinstance(event, ModelLoaded):
-                return event.info
+                info = event.info
+            elif isinstance(event, AdaptersActivated):  # follows at once
+                return info, event.weights
             elif isinstance(event, LoadFailed):
                 problem = event.problem
                 raise LoradeskError(problem.problem, file=problem.file, field=problem.field, remedy=problem.remedy)
@@ -153,7 +164,7 @@ def _load(worker: EngineWorker, settings: LoadSettings) -> ModelInfo:
         worker.unsubscribe(events)
 
 
-def _introduce(url: str, key: str | None, note: str, info: ModelInfo) -> None:
+def _introduce(url: str, key: str | None, note: str, info: ModelInfo, active: Mapping[str, float]) -> None:
     """What one needs to make the first request."""
     authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key is not None else ""
     print(f"Serving {info.name} at {url}/v1")
@@ -161,6 +172,9 @@ def _introduce(url: str, key: str | None, note: str, info: ModelInfo) -> None:
         print(f"Adapters: {', '.join(adapter.name for adapter in info.adapters)}")
     for warning in info.warnings:
         print(f"Warning: {warning}")
+    notice = none_active([adapter.name for adapter in info.adapters], active)
+    if notice is not None:
+        print(f"Note: {notice} Name one as `model` in a request, or activate some with POST /activate_adapters.")
     print(f"Key: {key} ({note})" if key is not None else f"Key: {note}")
     print(
         f"Try:\n  curl {url}/v1/chat/completions{authorization} \\\n"

@@ -6,7 +6,6 @@ Not thread-safe and never blocking on anybody: the worker thread owns it.
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from loradesk_engine.activation import active_weights
 from loradesk_engine.adapters.load import LoadedAdapters, add_adapter, load_adapters
 from loradesk_engine.adapters.mixture import LoraAdapter
 from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Quantize
@@ -54,7 +54,6 @@ from loradesk_engine.model.quantized import keeps_packed
 MAX_SEQUENCES = 32
 STEP_TOKENS = 512
 GPU_STEP_TOKENS = 2048
-MAX_WEIGHT = 100.0
 CACHE_SHARE = 0.1  # of the free memory that the cache may take before anybody asks anything
 
 
@@ -297,20 +296,7 @@ class EngineCore:
 
     def _checked(self, weights: Mapping[str, float]) -> dict[str, float]:
         """Valid weights without zeros, in the adapters' order."""
-        if self.mixture is None:
-            if weights:
-                raise AdapterError(
-                    "The model was loaded without adapters.", field=next(iter(weights)), remedy="Load it in LoRA mode."
-                )
-            return {}
-        for name, weight in weights.items():
-            self.mixture.place(name)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-                raise AdapterError(f"{weight!r} is not a finite number.", field=name)
-            if abs(weight) > MAX_WEIGHT:
-                raise AdapterError(f"The weight {weight} is beyond {MAX_WEIGHT:g}.", field=name)
-        chosen = {adapter.name: float(weights.get(adapter.name, 0.0)) for adapter in self.mixture.adapters}
-        return {name: weight for name, weight in chosen.items() if weight != 0}
+        return active_weights(weights, [adapter.name for adapter in self.mixture.adapters] if self.mixture else ())
 
     def _state(self, weights: Mapping[str, float]) -> AdapterState:
         """The adapter state of these weights; its key says which cached keys and values were made under the same."""

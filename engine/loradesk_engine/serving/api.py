@@ -197,21 +197,24 @@ class Engine:
         worker = EngineWorker()
         events = worker.subscribe()
         worker.start()
-        worker.send(Load(settings))
+        tag = uuid.uuid4().hex
+        worker.send(Load(settings, tag))
         try:
             while True:
                 event = events.get()
+                if isinstance(event, WorkerClosed):
+                    raise LoradeskError("The engine ended while it was loading.")
+                if getattr(event, "tag", None) != tag:
+                    continue
                 if isinstance(event, LoadProgressed) and progress is not None:
                     progress(event.stage, event.fraction)
-                elif isinstance(event, AdaptersActivated):  # the last that a load tells
+                elif isinstance(event, ModelLoaded):  # what is active has been recorded with it
                     worker.unsubscribe(events)
                     return cls(worker)
-                elif isinstance(event, LoadFailed):
+                elif isinstance(event, LoadFailed | CommandFailed):
                     raise _error_of(event.problem)
                 elif isinstance(event, LoadCancelled):
                     raise Cancelled("The load was cancelled.")
-                elif isinstance(event, WorkerClosed):
-                    raise LoradeskError("The engine ended while it was loading.")
         except BaseException:
             worker.send(CancelLoad())
             worker.close()

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from loradesk_engine.commands import LoadSettings
+from loradesk_engine.commands import Estimate
 from loradesk_engine.events import EstimateFailed, Event, MemoryEstimated, Problem
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ class Estimator:
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self._emit = emit
         self._lock = threading.Lock()
-        self._wish: tuple[LoadSettings, EngineCore | None, bool] | None = None
+        self._wish: tuple[Estimate, EngineCore | None] | None = None
         self._thread: threading.Thread | None = None
         self._ended = False
         self._hub: HubHeaders | None = None  # made and used in the thread
 
-    def ask(self, settings: LoadSettings, previous: EngineCore | None, ask_hub: bool) -> None:
+    def ask(self, command: Estimate, previous: EngineCore | None) -> None:
         """Ask for an estimate; `previous` is the engine in use."""
         with self._lock:
-            self._wish = (settings, previous, ask_hub)
+            self._wish = (command, previous)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="loradesk-estimate", daemon=True)
                 self._thread.start()
@@ -58,14 +58,13 @@ class Estimator:
                 if self._wish is None:
                     self._thread = None
                     return
-                (settings, previous, ask_hub), self._wish = self._wish, None
+                (command, previous), self._wish = self._wish, None
+            settings, hub = command.settings, self._hub if command.ask_hub else None
             event: Event
             try:
-                event = MemoryEstimated(
-                    settings, estimate(settings, previous=previous, hub=self._hub if ask_hub else None)
-                )
+                event = MemoryEstimated(settings, estimate(settings, previous=previous, hub=hub), command.tag)
             except Exception as problem:  # whatever is wrong with the files, the next estimate must be possible
-                event = EstimateFailed(settings, Problem.of(problem))
+                event = EstimateFailed(settings, Problem.of(problem), command.tag)
             if not self._ended:
                 self._emit(event)
             previous = None  # an engine that goes away must not be kept while waiting

@@ -32,6 +32,7 @@ from loradesk_engine.events import (
     AdaptersActivated,
     AdaptersChanged,
     CommandFailed,
+    EstimateFailed,
     Event,
     LoadCancelled,
     LoadFailed,
@@ -61,6 +62,10 @@ class _LoadDone:
     job: _LoadJob
     engine: EngineCore | None
     error: BaseException | None
+
+    @property
+    def tag(self) -> str | None:
+        return self.job.command.tag
 
 
 @dataclass(eq=False)
@@ -197,14 +202,19 @@ class EngineWorker:
     def _keep(self, event: Event) -> None:
         """Keep what later subscribers must know."""
         match event:
-            case WorkerReady() | ModelLoaded() | WorkerClosed():
+            case WorkerReady() | WorkerClosed():
                 self._standing[type(event)] = event
-            case AdaptersActivated():
-                self._standing[AdaptersActivated] = replace(event, tag=None)
+            case ModelLoaded() | AdaptersActivated():
+                self._standing[type(event)] = replace(event, tag=None)
             case AdaptersChanged(adapters):
                 loaded = self._standing[ModelLoaded]
                 assert isinstance(loaded, ModelLoaded)
                 self._standing[ModelLoaded] = ModelLoaded(replace(loaded.info, adapters=adapters))
+                activated = self._standing[AdaptersActivated]
+                assert isinstance(activated, AdaptersActivated)
+                names = {adapter.name for adapter in adapters}
+                left = {name: weight for name, weight in activated.weights.items() if name in names}
+                self._standing[AdaptersActivated] = AdaptersActivated(left)
             case ModelUnloaded():
                 self._standing.pop(ModelLoaded, None)
                 self._standing.pop(AdaptersActivated, None)
@@ -220,8 +230,8 @@ class EngineWorker:
             match command:
                 case Load():
                     self._start_load(command)
-                case Estimate(settings, ask_hub):
-                    self._estimator.ask(settings, self._engine, ask_hub)
+                case Estimate():
+                    self._estimator.ask(command, self._engine)
                 case CancelLoad():
                     self._cancel_load()
                 case _LoadDone():
@@ -238,11 +248,19 @@ class EngineWorker:
                 case AddAdapter(adapter):
                     self._emit(replace(self._need_engine().add_adapter(adapter), tag=command.tag))
                 case RemoveAdapter(name):
-                    engine = self._need_engine()
-                    changed = replace(engine.remove_adapter(name), tag=command.tag)
-                    self._emit(AdaptersActivated(dict(engine.active)), changed)
+                    self._emit(replace(self._need_engine().remove_adapter(name), tag=command.tag))
         except Exception as problem:  # whatever a command does wrong, the thread and the model stay
-            self._emit(CommandFailed(Problem.of(problem), getattr(command, "tag", None)))
+            self._emit(self._failure(command, problem))
+
+    def _failure(self, command: Command | _LoadDone, problem: Exception) -> Event:
+        """The outcome of a command that raised. Each kind of command has one kind of failure."""
+        match command:
+            case Load(tag=tag) | _LoadDone(tag=tag):
+                return LoadFailed(_load_problem(problem), self._engine is not None, tag)
+            case Estimate(settings, tag=tag):
+                return EstimateFailed(settings, Problem.of(problem), tag)
+            case _:
+                return CommandFailed(Problem.of(problem), getattr(command, "tag", None))
 
     def _need_engine(self) -> EngineCore:
         if self._engine is None:
@@ -262,6 +280,7 @@ class EngineWorker:
     def _start_load(self, command: Load) -> None:
         if self._job is not None:  # the newer wish counts; it starts when the older one has let go
             self._job.cancelled.set()
+            self._drop_next_load()
             self._next_load = command
             return
         self._job = _LoadJob(command)
@@ -284,7 +303,7 @@ class EngineWorker:
             now = time.monotonic()
             if stage != last_stage or now - last_time > PROGRESS_SECONDS:
                 last_stage, last_time = stage, now
-                self._emit(LoadProgressed(stage, fraction))
+                self._emit(LoadProgressed(stage, fraction, job.command.tag))
 
         try:
             progress("Starting", 0.0)
@@ -294,24 +313,32 @@ class EngineWorker:
             self._commands.put(_LoadDone(job, None, problem))
 
     def _cancel_load(self) -> None:
-        self._next_load = None
+        self._drop_next_load()
         if self._job is not None:
             self._job.cancelled.set()
+
+    def _drop_next_load(self) -> None:
+        """Report the end of a load that never began: every load has one outcome."""
+        dropped, self._next_load = self._next_load, None
+        if dropped is not None:
+            self._emit(LoadCancelled(self._engine is not None, dropped.tag))
 
     def _end_load(self, done: _LoadDone) -> None:
         self._job = None
         kept = self._engine is not None
         if done.job.cancelled.is_set() or isinstance(done.error, Cancelled):
-            self._emit(LoadCancelled(kept))
+            self._emit(LoadCancelled(kept, done.tag))
         elif done.engine is None:
-            self._emit(LoadFailed(_load_problem(done.error), kept))
+            self._emit(LoadFailed(_load_problem(done.error), kept, done.tag))
         else:
             if self._engine is not None:
                 self._emit(*self._engine.end_all(NoModelError("Another model was loaded.")))
             self._engine = done.engine
             self._engine.enter_thread()
             self._emit(
-                ModelLoaded(self._engine.info), AdaptersActivated(dict(self._engine.active)), self._engine.memory()
+                ModelLoaded(self._engine.info, done.tag),
+                AdaptersActivated(dict(self._engine.active)),
+                self._engine.memory(),
             )
         if self._next_load is not None:
             command, self._next_load = self._next_load, None

@@ -115,6 +115,8 @@ class Feed:
             case AdaptersChanged(adapters):
                 if self.info is not None:
                     self.info = replace(self.info, adapters=adapters)
+                names = {adapter.name for adapter in adapters}
+                self.active = {name: weight for name, weight in self.active.items() if name in names}
             case MemoryMeasured():
                 self._metrics.memory = event
             case WorkerClosed():
