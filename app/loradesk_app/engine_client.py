@@ -1,19 +1,23 @@
-"""The one place that talks to the engine: commands in, events out as Qt signals."""
+"""The one place that talks to the engine: commands in, events out as Qt signals. What concerns the window is decided by
+`Router`.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from queue import Empty
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Protocol
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
-from loradesk_engine.commands import Cancel, CancelLoad, ChatRequest, Close, Command, CompletionRequest, Load
+from loradesk_app.router import Router
+from loradesk_engine.commands import Cancel, CancelLoad, Close, Command, LoadSettings
 
 if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted
     from queue import SimpleQueue
 
-    from loradesk_engine.events import Event, RequestFailed, RequestFinished, TokensGenerated
+    from loradesk_engine.events import Event
 
 BUSY_MS = 16
 IDLE_MS = 100
@@ -56,6 +60,9 @@ class Worker(Protocol):
 class EngineClient(QObject):
     """Owns the worker. Every signal carries the event of the same name; all of it happens on the GUI thread.
 
+    Other programs may use the same worker. Signals of requests, loads, estimates and failed commands are emitted only
+    for what was sent from here; those that change the model are emitted whoever caused them.
+
     Args:
         worker: another worker than the engine's own; tests pass a scripted one.
     """
@@ -78,15 +85,13 @@ class EngineClient(QObject):
     estimate_failed = Signal(object)
     worker_ready = Signal(object)
     worker_closed = Signal(object)
-    loading_changed = Signal(bool)
     closed = Signal(bool)  # whether the worker's thread has ended
 
     def __init__(self, worker: Worker | None = None, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._worker = worker
         self._events: SimpleQueue[Event] | None = None
-        self._running: set[str] = set()
-        self._loads = 0
+        self._router = Router()
         self._deadline: float | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(IDLE_MS)
@@ -98,12 +103,18 @@ class EngineClient(QObject):
 
     @property
     def is_loading(self) -> bool:
-        return self._loads > 0
+        """Whether a load that was sent from here is under way."""
+        return self._router.is_loading
 
     @property
     def running(self) -> frozenset[str]:
         """Ids of the requests that have not ended."""
-        return frozenset(self._running)
+        return self._router.running
+
+    @property
+    def model_settings(self) -> LoadSettings | None:
+        """What the model in use was loaded from, if it was loaded from here."""
+        return self._router.model_settings
 
     @property
     def worker(self) -> Worker | None:
@@ -122,21 +133,22 @@ class EngineClient(QObject):
         self._worker.start()
         self._timer.start()
 
-    def send(self, command: Command) -> None:
-        """Give the engine a command; never waits. Starts the worker if need be."""
+    def send(self, command: Command) -> str | None:
+        """Give the engine a command; never waits. Starts the worker if need be.
+
+        Returns:
+            The tag that the outcome will carry; None for commands that have none.
+        """
         self.start()
         assert self._worker is not None
-        match command:
-            case ChatRequest() | CompletionRequest():
-                self._running.add(command.request_id)
-            case Load():
-                self._count_load(+1)
+        command = self._router.outgoing(command)
         self._timer.setInterval(BUSY_MS)
         self._worker.send(command)
+        return getattr(command, "tag", None)
 
     def cancel_all(self) -> None:
         """Stop whatever is loading or being answered."""
-        for request_id in sorted(self._running):
+        for request_id in sorted(self.running):
             self.send(Cancel(request_id))
         if self.is_loading:
             self.send(CancelLoad())
@@ -153,55 +165,20 @@ class EngineClient(QObject):
         self.send(Close())
 
     def drain(self) -> None:
-        """Take every event that is waiting and pass it on, the tokens of one request together."""
+        """Take every event that is waiting and emit those that concern the window, the tokens of a request together."""
         if self._events is None:
             return
-        tokens: dict[str, list[TokensGenerated]] = {}
-        seen = 0
+        waiting = _Waiting(self._events)
         ended = False
-        while not ended:
-            try:
-                event = self._events.get_nowait()
-            except Empty:
-                break
-            seen += 1
+        for event in self._router.incoming(waiting):
             name = type(event).__name__
-            if _is_tokens(event):
-                tokens.setdefault(event.request_id, []).append(event)
-                continue
-            # What was generated before this event is shown before it.
-            self._pass_tokens(tokens)
-            self._note(name, event)
             getattr(self, _SIGNALS[name]).emit(event)
-            ended = name == "WorkerClosed"
-        self._pass_tokens(tokens)
-        busy = bool(seen or self._running or self._loads or self._deadline)
+            ended = ended or name == "WorkerClosed"
+        busy = bool(waiting.count or self.running or self.is_loading or self._deadline)
         self._timer.setInterval(BUSY_MS if busy else IDLE_MS)
         if ended or (self._deadline is not None and time.monotonic() > self._deadline):
             assert self._worker is not None
             self._end(clean=self._worker.close(1.0 if ended else 0.0))
-
-    def _pass_tokens(self, tokens: dict[str, list[TokensGenerated]]) -> None:
-        waiting = list(tokens.values())
-        tokens.clear()
-        for events in waiting:
-            for event in coalesce(events):
-                self.tokens_generated.emit(event)
-
-    def _note(self, name: str, event: Event) -> None:
-        if _ends_request(event):
-            self._running.discard(event.request_id)
-        elif name in ("ModelLoaded", "LoadFailed", "LoadCancelled"):
-            self._count_load(-1)
-        elif name == "WorkerClosed":
-            self._running.clear()
-            self._loads = 0
-
-    def _count_load(self, step: int) -> None:
-        before = self._loads
-        self._loads = max(0, self._loads + step)
-        if bool(before) != bool(self._loads):
-            self.loading_changed.emit(self.is_loading)
 
     def _end(self, clean: bool) -> None:
         self._timer.stop()
@@ -209,54 +186,20 @@ class EngineClient(QObject):
         self.closed.emit(clean)
 
 
-# By name, because the classes are in events.py; see the imports above.
-def _is_tokens(event: Event) -> TypeGuard[TokensGenerated]:
-    return type(event).__name__ == "TokensGenerated"
+class _Waiting:
+    """The events that are in the queue, up to the worker's last one, and how many they were."""
 
+    def __init__(self, events: SimpleQueue[Event]) -> None:
+        self._events = events
+        self.count = 0
 
-def _ends_request(event: Event) -> TypeGuard[RequestFinished | RequestFailed]:
-    return type(event).__name__ in ("RequestFinished", "RequestFailed")
-
-
-def coalesce(events: list[TokensGenerated]) -> list[TokensGenerated]:
-    """Join the token events of one request into as few as their scalings allow: one, unless rows are missing."""
-    import numpy as np
-
-    from loradesk_engine.events import TokensGenerated
-
-    groups: list[list[TokensGenerated]] = []
-    for event in events:
-        if groups and _continues(groups[-1], event):
-            groups[-1].append(event)
-        else:
-            groups.append([event])
-    joined = []
-    for group in groups:
-        if len(group) == 1:
-            joined.append(group[0])
-            continue
-        rows = [event for event in group if event.scalings is not None]
-        joined.append(
-            TokensGenerated(
-                request_id=group[0].request_id,
-                text="".join(event.text for event in group),
-                token_ids=tuple(token for event in group for token in event.token_ids),
-                token_texts=tuple(text for event in group for text in event.token_texts),
-                scalings=np.concatenate([event.scalings for event in rows]) if rows else None,
-                scaling_token_texts=tuple(text for event in rows for text in event.scaling_token_texts),
-                scalings_start=rows[0].scalings_start if rows else 0,
-                logprobs=tuple(entry for event in group for entry in event.logprobs),
-            )
-        )
-    return joined
-
-
-def _continues(group: list[TokensGenerated], event: TokensGenerated) -> bool:
-    """Whether an event's scalings begin where those of the group end."""
-    if event.scalings is None:
-        return True
-    last = next((earlier for earlier in reversed(group) if earlier.scalings is not None), None)
-    if last is None or last.scalings is None:
-        return True
-    fits = last.scalings.shape[1:] == event.scalings.shape[1:]
-    return fits and last.scalings_start + len(last.scalings) == event.scalings_start
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            try:
+                event = self._events.get_nowait()
+            except Empty:
+                return
+            self.count += 1
+            yield event
+            if type(event).__name__ == "WorkerClosed":
+                return

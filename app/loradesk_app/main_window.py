@@ -43,6 +43,7 @@ from loradesk_app.status_bar import StatusBar
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.drop_edit import dropped_paths
 from loradesk_app.widgets.focus import chain
+from loradesk_engine.activation import none_active
 from loradesk_engine.commands import (
     Activate,
     AdapterMode,
@@ -83,6 +84,7 @@ START_SIZE = (1280, 800)
 SIDE_MIN_WIDTH = 340  # the heads of its panes fit whole
 MESSAGE_MS = 5000
 MAX_TOGGLES = 9
+NONE_ACTIVE_REMEDY = f"Turn one on with its switch on the desk, or with Ctrl+1 … {MAX_TOGGLES}."
 SAVE_SECONDS = 10.0
 FONT_STEP = 10
 
@@ -114,8 +116,8 @@ class MainWindow(QMainWindow):
         self.settings, self.theme, self.client = settings, theme, client
         self.info: ModelInfo | None = None
         self.loaded: LoadSettings | None = None
-        self._wanted: LoadSettings | None = None  # the load under way
         self._held: ChatRequest | None = None  # asked before there was a model to ask
+        self._announce_none_active = False  # whether the load that ended last has yet to say so
         self._engine_text = ""
         self._devices: tuple[str, ...] = ()
         self._closing = self._closed = False
@@ -195,7 +197,6 @@ class MainWindow(QMainWindow):
         """Load a model; the one that is loaded goes on working meanwhile."""
         if self.client.is_loading:
             self.client.send(CancelLoad())
-        self._wanted = settings
         self.banner.start(recent.title(settings))
         self.header.show_wished_mode(settings.mode)
         if self.loader:
@@ -205,7 +206,12 @@ class MainWindow(QMainWindow):
 
     def change_mode(self, mode: AdapterMode) -> None:
         """Reload the same model in another mode; when it is not known how, the loader asks."""
-        if self.loaded is None:
+        if self.info is None:
+            return
+        if self.loaded is None:  # another program loaded it
+            self.header.show_actual_mode()
+            if mode != self.info.mode:
+                self.open_loader()
             return
         if mode == self.loaded.mode:
             if self.client.is_loading:
@@ -399,8 +405,8 @@ class MainWindow(QMainWindow):
             self.chat.model.stop_answer()
 
     def _activate(self, weights: dict[str, float]) -> None:
-        if self.info is not None and self.info.mode != "none":
-            self.client.send(Activate(weights))
+        loaded = self.info is not None and self.info.mode != "none"
+        self.adapters.note_sent(self.client.send(Activate(weights)) if loaded else None)
 
     def _refuse(self, problem: str, remedy: str) -> None:
         from loradesk_engine.events import Problem
@@ -426,21 +432,23 @@ class MainWindow(QMainWindow):
             self.server_dialog.set_model(event.info.name)
         info = event.info
         self.info = info
-        if self._wanted is not None:
-            self.loaded, self._wanted = self._wanted, None
+        self.loaded = self.client.model_settings
+        if self.loaded is not None:
             self.settings.set("recent_models", recent.remembered(self.settings.get("recent_models"), self.loaded))
             self.settings.set("last_model", recent.to_json(self.loaded))
         demo = self.loaded is not None and recent.is_demo(self.loaded)
         self.header.show_model(info)
-        self.banner.show_loaded(info)
-        if self.loader:
-            self.loader.show_loaded()
+        self._announce_none_active = True
+        if not self.client.is_loading:  # otherwise another load of ours goes on
+            self.banner.show_loaded(info)
+            if self.loader:
+                self.loader.show_loaded()
         self.chat.show_model(info, demo)
         self.adapters.show_model(info)
         self.scalings.show_model(info)
         self.status.show_model(info)
         self._show_state()
-        if self._held is not None:
+        if self._held is not None and not self.client.is_loading:
             request, self._held = self._held, None
             self.client.send(request)
 
@@ -454,8 +462,6 @@ class MainWindow(QMainWindow):
         self._show_state()
 
     def _note_load_failed(self, event: LoadFailed) -> None:
-        if self.client.is_loading:
-            return  # of a load that another one has replaced
         self._end_load(event.model_kept)
         if self.loader and self.loader.isVisible():
             self.banner.clear()
@@ -466,8 +472,6 @@ class MainWindow(QMainWindow):
             self.banner.show_failed(event)
 
     def _note_load_cancelled(self, event: LoadCancelled) -> None:
-        if self.client.is_loading:
-            return
         self._end_load(event.model_kept)
         self.banner.clear()
         if self.loader:
@@ -475,7 +479,6 @@ class MainWindow(QMainWindow):
         self.status.showMessage("Loading was cancelled", MESSAGE_MS)
 
     def _end_load(self, model_kept: bool) -> None:
-        self._wanted = None
         self.header.show_actual_mode()
         if not model_kept and self.info is not None:
             self._note_unloaded(None)
@@ -486,6 +489,16 @@ class MainWindow(QMainWindow):
     def _note_activated(self, event: AdaptersActivated) -> None:
         self.adapters.show_activation(event)
         self.chat.show_activation(event)
+        self._show_none_active(event)
+
+    def _show_none_active(self, event: AdaptersActivated) -> None:
+        """Say once after a load that its adapters are not active; whoever switches one on knows."""
+        first, self._announce_none_active = self._announce_none_active, False
+        notice = none_active(self.adapters.model.names(), event.weights)
+        if notice is None:
+            self.banner.show_none_active("")
+        elif first and not self.client.is_loading:
+            self.banner.show_none_active(f"{notice} {NONE_ACTIVE_REMEDY}")
 
     def _note_adapters(self, event: AdaptersChanged) -> None:
         self.adapters.show_adapters(event)
@@ -494,9 +507,7 @@ class MainWindow(QMainWindow):
             self.info = replace(self.info, adapters=event.adapters)
 
     def _note_command_failed(self, event: CommandFailed) -> None:
-        if event.tag is not None:  # a program's command, over HTTP: it was told
-            return
-        self.adapters.model.forget_sent()
+        self.adapters.show_failure(event)
         self.banner.show_problem(event.problem, loader=False)
 
     def _note_started(self, event: RequestStarted) -> None:
@@ -522,7 +533,6 @@ class MainWindow(QMainWindow):
     def _note_worker_closed(self, _event: object) -> None:
         if self._closing:
             return
-        self._wanted = None
         self._note_unloaded(None)
         self.banner.clear()
         self._refuse("The engine has stopped.", "Start Loradesk again; the conversation is kept.")

@@ -8,7 +8,7 @@ os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,26 +22,39 @@ from loradesk_app.engine_client import EngineClient
 from loradesk_app.main_window import MainWindow
 from loradesk_app.settings import Settings
 from loradesk_app.theme import Theme
+from loradesk_engine.activation import active_weights
 from loradesk_engine.commands import (
     Activate,
+    AddAdapter,
     ChatRequest,
     Close,
     Command,
     Load,
     LoadSettings,
+    RemoveAdapter,
     Unload,
 )
 from loradesk_engine.demo import demo_settings
+from loradesk_engine.errors import LoradeskError
 from loradesk_engine.events import (
     AdapterInfo,
     AdaptersActivated,
+    AdaptersChanged,
+    CommandFailed,
+    EstimateFailed,
     Event,
+    LoadCancelled,
+    LoadFailed,
     LoadProgressed,
+    MemoryEstimated,
     MemoryMeasured,
     ModelInfo,
     ModelLoaded,
     ModelUnloaded,
+    Problem,
+    RequestFailed,
     RequestFinished,
+    RequestQueued,
     RequestStarted,
     TokensGenerated,
     WorkerClosed,
@@ -53,6 +66,11 @@ MODULES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_att
 MODULES += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 LAYER_PATHS = tuple(f"model.layers.{layer}.{module}" for layer in range(6) for module in MODULES)
 MIB = 2**20
+OUTCOMES = (
+    *(LoadProgressed, ModelLoaded, LoadFailed, LoadCancelled, AdaptersActivated, AdaptersChanged, CommandFailed),
+    *(MemoryEstimated, EstimateFailed),
+)
+NO_MODEL = CommandFailed(Problem("NoModelError", "No model is loaded.", remedy="Load one first."))
 
 PROMPT = ("<|user|>", "What", " is", " 1", "2", " +", " 3", "0", ",", " and", " what", " is", " the", " capital", " of")
 PROMPT += (" France", "?", "<|end|>", "<|model|>")
@@ -114,7 +132,7 @@ def answer_events(
 ) -> list[Event]:
     """What the engine tells about one answer, a token at a time."""
     weights = dict.fromkeys(ADAPTERS, 1.0) if weights is None else weights
-    events: list[Event] = [RequestStarted(request_id, len(prompt), 0, weights)]
+    events: list[Event] = [RequestQueued(request_id), RequestStarted(request_id, len(prompt), 0, weights)]
     texts = prompt + answer
     scalings = scalings_for(texts)
     for number, text in enumerate(answer):
@@ -138,9 +156,11 @@ def answer_events(
 
 @dataclass
 class ScriptedWorker:
-    """Has the four methods of the engine's worker, and tells what a test put into its script.
+    """Has the four methods of the engine's worker, and sends what a test put into its script.
 
-    `replies` maps a command's type to a function that gives the events which follow it.
+    `replies` maps a command's type to a function that gives the events which follow it. What a test does not script is
+    as the real worker has it: outcomes repeat the command's tag, weights are normalised and names checked by the
+    engine's own function, a request is queued before it starts, and without a model commands fail.
     """
 
     replies: dict[type, Callable[[Any], list[Event]]] = field(default_factory=dict)
@@ -151,10 +171,13 @@ class ScriptedWorker:
     def __post_init__(self) -> None:
         self._queues: list[SimpleQueue[Event]] = []
         self.info: ModelInfo | None = None
+        self.active: dict[str, float] = {}
         defaults: dict[type, Callable[[Any], list[Event]]] = {
             Load: self._load,
-            Unload: lambda _command: [ModelUnloaded()],
-            Activate: lambda command: [AdaptersActivated(dict(command.weights))],
+            Unload: self._unload,
+            Activate: self._activate,
+            AddAdapter: self._add,
+            RemoveAdapter: self._remove,
             Close: lambda _command: [WorkerClosed()] if self.ends else [],
             ChatRequest: self._answer,
         }
@@ -165,7 +188,18 @@ class ScriptedWorker:
 
     def send(self, command: Command) -> None:
         self.sent.append(command)
-        self.tell(*self.replies.get(type(command), lambda _command: [])(command))
+        self.answer(command, *self.replies.get(type(command), lambda _command: [])(command))
+
+    def answer(self, command: Command, *events: Event) -> None:
+        """Send events as the outcome of a command: those that take its tag carry it."""
+        tag = getattr(command, "tag", None)
+        for event in events:
+            initial = isinstance(command, Load) and isinstance(event, AdaptersActivated)  # nobody's `Activate`
+            self.tell(replace(event, tag=tag) if type(event) in OUTCOMES and not initial else event)
+
+    def answer_newest(self, kind: type, *events: Event) -> None:
+        """Send events as the outcome of the newest command of a type."""
+        self.answer(self.commands(kind)[-1], *events)
 
     def subscribe(self) -> SimpleQueue[Event]:
         queue: SimpleQueue[Event] = SimpleQueue()
@@ -189,13 +223,50 @@ class ScriptedWorker:
         mode = command.settings.mode
         self.info = model_info(mode)
         events: list[Event] = [LoadProgressed("Reading the weights", 0.5), ModelLoaded(self.info)]
-        if mode != "none":
-            names = ADAPTERS if mode == "xlora" else ("arithmetic",)
-            events.append(AdaptersActivated(dict.fromkeys(names, 1.0)))
+        names = {"none": (), "lora": ("arithmetic",), "xlora": ADAPTERS}[mode]
+        self.active = dict.fromkeys(names, 1.0)
+        events.append(AdaptersActivated(dict(self.active)))
         return [*events, MemoryMeasured(412 * MIB, 0, 6 * MIB)]
 
+    def _unload(self, _command: Unload) -> list[Event]:
+        self.info, self.active = None, {}
+        return [ModelUnloaded()]
+
+    def _activate(self, command: Activate) -> list[Event]:
+        if self.info is None:
+            return [NO_MODEL]
+        try:
+            self.active = active_weights(command.weights, [adapter.name for adapter in self.info.adapters])
+        except LoradeskError as problem:
+            return [CommandFailed(Problem.of(problem))]
+        return [AdaptersActivated(dict(self.active))]
+
+    def _add(self, command: AddAdapter) -> list[Event]:
+        if self.info is None:
+            return [NO_MODEL]
+        if any(adapter.name == command.adapter.name for adapter in self.info.adapters):
+            return [CommandFailed(Problem("AdapterError", "This name is taken.", field=command.adapter.name))]
+        return self._change((*self.info.adapters, adapter_info(command.adapter.name)))
+
+    def _remove(self, command: RemoveAdapter) -> list[Event]:
+        if self.info is None:
+            return [NO_MODEL]
+        left = tuple(adapter for adapter in self.info.adapters if adapter.name != command.name)
+        if left == self.info.adapters:
+            return [CommandFailed(Problem("AdapterError", "There is none of this name.", field=command.name))]
+        self.active.pop(command.name, None)
+        return self._change(left)
+
+    def _change(self, adapters: tuple[AdapterInfo, ...]) -> list[Event]:
+        assert self.info is not None
+        self.info = replace(self.info, adapters=adapters)
+        return [AdaptersChanged(adapters)]
+
     def _answer(self, command: ChatRequest) -> list[Event]:
-        return answer_events(command.request_id, mode=self.info.mode if self.info else "none")
+        if self.info is None:
+            return [RequestFailed(command.request_id, NO_MODEL.problem)]
+        weights = dict(self.active) if command.adapters is None else dict(command.adapters)
+        return answer_events(command.request_id, mode=self.info.mode, weights=weights)
 
 
 class Script:

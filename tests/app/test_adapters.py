@@ -10,9 +10,9 @@ from PySide6.QtWidgets import QApplication
 
 from loradesk_app.adapters.mix_model import MixModel
 from loradesk_app.adapters.switch import readable_on
-from loradesk_engine.commands import Activate, AdapterSource, AddAdapter, ChatRequest, RemoveAdapter
+from loradesk_engine.commands import Activate, AdapterSource, AddAdapter, ChatRequest, Load, RemoveAdapter
 from loradesk_engine.demo import demo_settings
-from loradesk_engine.events import AdaptersActivated, AdaptersChanged, CommandFailed, ModelLoaded, Problem
+from loradesk_engine.events import AdaptersActivated, CommandFailed, ModelLoaded, Problem
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def test_solo_wins_over_switches_and_gives_them_back(model):
 
 def test_an_echo_does_not_pull_back_a_fader(model):
     model.set_on(0, True)
-    for weight in (0.5, 0.7):
+    for tag, weight in (("one", 0.5), ("two", 0.7)):
         model.set_weight(0, weight)
-        model.note_sent(model.weights())
-    model.take_activation({"arithmetic": 0.5})
+        model.note_sent(tag)
+    model.take_activation({"arithmetic": 0.5}, "one")
     assert model.channel(0).weight == 0.7
-    model.take_activation({"arithmetic": 0.7})
+    model.take_activation({"arithmetic": 0.7}, "two")
     model.take_activation({"capitals": 2.0})  # somebody else's, over HTTP
     assert model.weights() == {"capitals": 2.0}
 
@@ -169,9 +169,8 @@ def test_an_adapter_is_added_by_the_dialog(lora, worker, qtbot, script):
     dialog.name.clear()
     qtbot.keyClicks(dialog.name, "json2")
     qtbot.mouseClick(dialog.add_button, Qt.MouseButton.LeftButton)
-    assert worker.commands(AddAdapter) == [AddAdapter(AdapterSource("json2", "/models/adapters/json/"))]
-    infos = tuple(script.adapter_info(name) for name in (*script.ADAPTERS, "json2"))
-    worker.tell(AdaptersChanged(infos))
+    (added,) = worker.commands(AddAdapter)
+    assert added.adapter == AdapterSource("json2", "/models/adapters/json/")
     lora.client.drain()
     assert [strip.name.text() for strip in lora.adapters.strips][-1] == "json2"
     assert lora.adapters.model.weights() == {"arithmetic": 1.0}
@@ -180,12 +179,16 @@ def test_an_adapter_is_added_by_the_dialog(lora, worker, qtbot, script):
 def test_an_adapter_is_removed_by_its_menu(lora, worker):
     menu = lora.adapters.strips[1].menu()
     menu.actions()[-1].trigger()
-    assert worker.commands(RemoveAdapter) == [RemoveAdapter("capitals")]
+    assert [command.name for command in worker.commands(RemoveAdapter)] == ["capitals"]
     menu.deleteLater()
+    lora.client.drain()
+    assert lora.adapters.model.names() == ("arithmetic", "json", "bard")
 
 
 def test_a_command_that_failed_is_shown_and_the_desk_goes_on(lora, worker):
-    worker.tell(CommandFailed(Problem("AdapterError", "Rank is missing.", "/a/adapter_config.json", "r", "Add it.")))
+    problem = Problem("AdapterError", "Rank is missing.", "/a/adapter_config.json", "r", "Add it.")
+    worker.replies[AddAdapter] = lambda command: [CommandFailed(problem)]
+    lora.adapters.add_requested.emit(AdapterSource("new", "/a"))
     lora.client.drain()
     assert lora.banner.problem.isVisible()
     assert lora.banner.problem.remedy.text() == "Add it."
@@ -215,6 +218,103 @@ def test_colours_are_the_same_everywhere(window):
 @pytest.mark.parametrize(("ground", "ink"), [("#000000", "#ffffff"), ("#F5A04A", "#101010"), ("#0072B2", "#ffffff")])
 def test_texts_on_colours_are_readable(ground, ink):
     assert readable_on(QColor(ground)).name() == ink
+
+
+def settle(qtbot, window) -> None:
+    """Until everything was sent and the engine's outcomes have been shown."""
+    QTest.qWait(80)
+    window.client.drain()
+
+
+def test_a_fader_at_zero_comes_back(lora, worker, qtbot):
+    strip = lora.adapters.strips[0]
+    strip.number.setValue(0)
+    settle(qtbot, lora)
+    assert worker.active == {}
+    assert strip.switch.isChecked()
+    assert lora.adapters.count.text() == "1 of 4 on"
+    strip.number.setValue(1)
+    settle(qtbot, lora)
+    assert worker.active == {"arithmetic": 1.0}
+    assert strip.switch.isChecked()
+
+
+def test_a_fader_at_zero_leaves_a_solo_and_the_switches_as_they_are(lora, worker, qtbot):
+    lora.adapters.model.set_on(1, True)
+    qtbot.mouseClick(lora.adapters.strips[2].solo, Qt.MouseButton.LeftButton)
+    lora.adapters.strips[2].number.setValue(0)
+    settle(qtbot, lora)
+    assert worker.active == {}
+    assert lora.adapters.strips[2].solo.isChecked()
+    qtbot.mouseClick(lora.adapters.strips[2].solo, Qt.MouseButton.LeftButton)
+    settle(qtbot, lora)
+    assert worker.active == {"arithmetic": 1.0, "capitals": 1.0}
+    assert [strip.switch.isChecked() for strip in lora.adapters.strips] == [True, True, False, False]
+
+
+def test_an_activation_that_fails_brings_the_strips_back(lora, worker, qtbot):
+    lora.adapters.strips[0].number.setValue(0)
+    settle(qtbot, lora)
+    good = worker.replies[Activate]
+    worker.replies[Activate] = lambda command: [CommandFailed(Problem("AdapterError", "No."))]
+    qtbot.mouseClick(lora.adapters.strips[3].solo, Qt.MouseButton.LeftButton)
+    settle(qtbot, lora)
+    assert lora.banner.problem.isVisible()
+    assert not lora.adapters.strips[3].solo.isChecked()
+    assert lora.adapters.strips[0].switch.isChecked()
+    assert lora.adapters.strips[0].number.value() == 0
+    worker.replies[Activate] = good
+    lora.adapters.strips[0].number.setValue(0.5)
+    settle(qtbot, lora)
+    assert worker.active == {"arithmetic": 0.5}
+
+
+def test_an_activation_of_others_is_shown_also_if_it_equals_ours(lora, worker, qtbot):
+    lora.adapters.model.set_solo(1, True)  # sends capitals alone
+    settle(qtbot, lora)
+    worker.tell(AdaptersActivated({"capitals": 1.0}, "of a program"))
+    lora.client.drain()
+    assert [strip.switch.isChecked() for strip in lora.adapters.strips] == [False, True, False, False]
+    assert not lora.adapters.strips[1].solo.isChecked()
+
+
+def test_removing_the_adapter_that_is_heard_alone_gives_the_others_back(lora, worker, qtbot):
+    lora.adapters.model.set_solo(1, True)
+    settle(qtbot, lora)
+    assert worker.active == {"capitals": 1.0}
+    lora.adapters.remove_requested.emit("capitals")
+    lora.client.drain()
+    settle(qtbot, lora)
+    assert worker.active == {"arithmetic": 1.0}
+    assert [strip.switch.isChecked() for strip in lora.adapters.strips] == [True, False, False]
+
+
+def test_a_load_without_an_active_adapter_says_so_once(make_window, worker, script, qtbot):
+    info = script.model_info("lora", adapters=tuple(script.adapter_info(name) for name in ("one", "two")))
+    worker.replies[Load] = lambda command: [ModelLoaded(info), AdaptersActivated({})]
+    window = make_window(demo_settings("lora"))
+    worker.info = info
+    text = window.banner.notice_text.text()
+    assert window.banner.notice.isVisible()
+    assert text.startswith("2 adapters loaded, none active: one, two. Turn one on with its switch")
+    window.adapters.toggle(0)
+    settle(qtbot, window)
+    assert not window.banner.isVisible()
+    window.adapters.toggle(0)
+    settle(qtbot, window)
+    assert not window.banner.isVisible()  # the user did it and knows
+
+
+def test_warnings_stay_when_an_adapter_is_switched_on(make_window, worker, script, qtbot):
+    worker.info = script.model_info("lora", warnings=("Four bits.",))
+    info = worker.info
+    worker.replies[Load] = lambda command: [ModelLoaded(info), AdaptersActivated({})]
+    window = make_window(demo_settings("lora"))
+    assert window.banner.notice_text.text().startswith("Four bits.\n4 adapters loaded, none active")
+    window.adapters.toggle(0)
+    settle(qtbot, window)
+    assert window.banner.notice_text.text() == "Four bits."
+    assert window.banner.notice.isVisible()
 
 
 @pytest.fixture
@@ -283,7 +383,9 @@ def test_the_count_is_whole_in_the_smallest_window(make_window, worker, script, 
 
 def test_what_a_low_desk_cuts_off_can_be_scrolled_to(make_window, worker, qtbot):
     window = make_window(demo_settings("lora"), size=(720, 480))
-    worker.tell(CommandFailed(Problem("AdapterError", "No.", "/a/adapter_config.json", "r", "Add it. " * 30)))
+    problem = Problem("AdapterError", "No.", "/a/adapter_config.json", "r", "Add it. " * 30)
+    worker.replies[AddAdapter] = lambda command: [CommandFailed(problem)]
+    window.adapters.add_requested.emit(AdapterSource("new", "/a"))
     window.client.drain()
     QApplication.processEvents()
     number = window.adapters.strips[0].number

@@ -236,7 +236,7 @@ def test_a_question_waits_for_the_model_that_is_loading(make_window, worker, scr
     from loradesk_engine.events import ModelLoaded
 
     worker.info = script.model_info()
-    worker.tell(ModelLoaded(worker.info))
+    worker.answer_newest(Load, ModelLoaded(worker.info))
     window.client.drain()
     window.client.drain()
     assert last_answer(window).text.toPlainText() == "".join(script.ANSWER)

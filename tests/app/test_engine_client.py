@@ -1,13 +1,15 @@
-"""The client: events become signals, tokens of one frame become one, closing waits for nobody."""
+"""The client: events become signals, tokens of one frame become one, closing waits for nobody. What concerns the window
+is tested with the router.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from loradesk_app.engine_client import EngineClient, coalesce
+from loradesk_app.engine_client import EngineClient
 from loradesk_engine.commands import CancelLoad, ChatRequest, Close, Load, LoadSettings, Message
-from loradesk_engine.events import MemoryMeasured, RequestFinished, TokensGenerated
+from loradesk_engine.events import MemoryMeasured, ModelLoaded, RequestFinished, TokensGenerated
 
 
 @pytest.fixture
@@ -33,7 +35,15 @@ def test_every_event_becomes_the_signal_of_its_name(client, worker, qtbot):
     assert measured.args == [MemoryMeasured(1, 2, 3)]
 
 
+def ask(client, worker, *names: str) -> None:
+    """Send requests that the test answers."""
+    worker.replies[ChatRequest] = lambda command: []
+    for name in names:
+        client.send(ChatRequest(name, (Message("user", "hello"),)))
+
+
 def test_tokens_of_one_frame_arrive_as_one(client, worker):
+    ask(client, worker, "r")
     seen = []
     client.tokens_generated.connect(seen.append)
     worker.tell(tokens(0, 4, "a"), tokens(4, 1, "b"), tokens(5, 1, "c"))
@@ -47,6 +57,7 @@ def test_tokens_of_one_frame_arrive_as_one(client, worker):
 
 
 def test_tokens_are_passed_before_the_end_of_their_request(client, worker):
+    ask(client, worker, "r")
     seen = []
     client.tokens_generated.connect(lambda event: seen.append(event.text))
     client.request_finished.connect(lambda event: seen.append("end"))
@@ -55,7 +66,8 @@ def test_tokens_are_passed_before_the_end_of_their_request(client, worker):
     assert seen == ["ab", "end"]
 
 
-def test_requests_are_coalesced_apart(client, worker):
+def test_requests_are_joined_apart(client, worker):
+    ask(client, worker, "r", "other")
     other = TokensGenerated("other", "x", (1,), ("x",))
     seen = []
     client.tokens_generated.connect(lambda event: seen.append((event.request_id, event.text)))
@@ -64,25 +76,11 @@ def test_requests_are_coalesced_apart(client, worker):
     assert seen == [("r", "ab"), ("other", "x")]
 
 
-def test_scalings_with_a_gap_are_not_joined():
-    first, second = tokens(0, 2, "a"), tokens(5, 1, "b")
-    assert coalesce([first, second]) == [first, second]
-
-
-def test_events_without_scalings_join_those_that_have_some():
-    bare = TokensGenerated("r", "x", (9,), ("x",))
-    (joined,) = coalesce([bare, tokens(0, 2, "a"), bare])
-    assert joined.text == "xax"
-    assert joined.scalings.shape == (2, 3, 2)
-
-
-def test_loads_are_counted_until_they_end(client, worker, script):
+def test_the_window_is_loading_until_its_load_ends(client, worker, script):
     worker.replies[Load] = lambda command: []
     client.send(Load(LoadSettings("base")))
     assert client.is_loading
-    from loradesk_engine.events import ModelLoaded
-
-    worker.tell(ModelLoaded(script.model_info()))
+    worker.answer_newest(Load, ModelLoaded(script.model_info()))
     client.drain()
     assert not client.is_loading
 

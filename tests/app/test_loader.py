@@ -176,7 +176,7 @@ def test_progress_is_shown_and_can_be_cancelled(dialog, window, worker, qtbot):
     assert not dialog.load_button.isEnabled()
     qtbot.mouseClick(dialog.progress.cancel_button, Qt.MouseButton.LeftButton)
     assert worker.commands(CancelLoad)
-    worker.tell(LoadCancelled(model_kept=True))
+    worker.answer_newest(Load, LoadCancelled(model_kept=True))
     window.client.drain()
     assert dialog.load_button.isEnabled()
     assert not window.banner.isVisible()
@@ -317,6 +317,10 @@ def estimate_of(settings: LoadSettings, needed: int, free: int) -> MemoryEstimat
     return MemoryEstimated(settings, MemoryEstimate("cpu", "float32", 512, parts, free))
 
 
+def no_estimate(dialog, why: str) -> EstimateFailed:
+    return EstimateFailed(dialog.form().settings(), Problem("HubError", why))
+
+
 def test_the_estimate_follows_the_choices(dialog, window, worker, qtbot):
     asked = worker.commands(Estimate)
     assert asked[-1].settings == demo_settings("xlora")
@@ -334,13 +338,13 @@ def test_the_estimate_follows_the_choices(dialog, window, worker, qtbot):
 
 def test_a_load_that_fits_is_told_quietly_and_one_that_does_not_loudly(dialog, window, worker):
     settings = dialog.form().settings()
-    worker.tell(estimate_of(settings, 3_000_000_000, 8_000_000_000))
+    worker.answer_newest(Estimate, estimate_of(settings, 3_000_000_000, 8_000_000_000))
     window.client.drain()
     assert dialog.memory.sentence.text() == "3.0 GB of the 8.0 GB free on cpu"
     assert dialog.memory.sentence.property("kind") == ""
     assert dialog.memory.bar.value() == 375
     assert dialog.memory.parts.text() == "Weights, float32: 3.0 GB · 3 small parts: 35 B"
-    worker.tell(estimate_of(settings, 9_000_000_000, 8_000_000_000))
+    worker.answer_newest(Estimate, estimate_of(settings, 9_000_000_000, 8_000_000_000))
     window.client.drain()
     assert dialog.memory.sentence.text().startswith("It will not fit: 9.0 GB are needed, 8.0 GB are free on cpu.")
     assert dialog.memory.sentence.property("kind") == "danger"
@@ -350,7 +354,8 @@ def test_a_load_that_fits_is_told_quietly_and_one_that_does_not_loudly(dialog, w
 def test_the_estimate_is_in_sight_in_the_smallest_window(dialog, window, worker, qtbot):
     dialog.set_form(LoadForm(source="hub", hub_id="org/model", mode="lora", adapters=(AdapterSource("a", "org/a"),)))
     dialog.resize(dialog.minimumSize())
-    worker.tell(estimate_of(dialog.form().settings(), 3_000_000_000, 8_000_000_000))
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.base == "org/model")
+    worker.answer_newest(Estimate, estimate_of(dialog.form().settings(), 3_000_000_000, 8_000_000_000))
     window.client.drain()
     bar = dialog.memory.bar
     qtbot.waitUntil(lambda: bar.visibleRegion().boundingRect() == bar.rect())
@@ -376,12 +381,19 @@ def test_a_failed_load_takes_the_place_of_the_estimate_until_it_is_dismissed(dia
 
 
 def test_an_estimate_of_what_was_chosen_before_is_not_shown(dialog, window, worker, qtbot):
-    before = dialog.form().settings()
+    earlier = worker.commands(Estimate)[-1]
+    late = estimate_of(earlier.settings, 3_000_000_000, 8_000_000_000)
     choose(qtbot, dialog.mode, "none")
-    worker.tell(estimate_of(before, 3_000_000_000, 8_000_000_000))
+    worker.answer(earlier, late)  # before the next one is asked for
     window.client.drain()
     assert "3.0 GB" not in dialog.memory.sentence.text()
-    worker.tell(EstimateFailed(dialog.form().settings(), Problem("HubError", "It has not been downloaded yet.")))
+    qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings == demo_settings("none"))
+    worker.answer(earlier, late)  # and after
+    window.client.drain()
+    assert "3.0 GB" not in dialog.memory.sentence.text()
+    worker.answer_newest(
+        Estimate, EstimateFailed(dialog.form().settings(), Problem("HubError", "It has not been downloaded yet."))
+    )
     window.client.drain()
     assert dialog.memory.sentence.text() == "No estimate: It has not been downloaded yet."
     assert not dialog.memory.bar.isVisible()
@@ -394,7 +406,9 @@ def test_the_hub_is_not_asked_about_what_is_being_typed(dialog, window, worker, 
     qtbot.keyClicks(dialog.hub_id, "org/mod")
     qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].settings.base == "org/mod")
     assert not worker.commands(Estimate)[-1].ask_hub
-    worker.tell(EstimateFailed(dialog.form().settings(), Problem("HubError", "It has not been downloaded yet.")))
+    worker.answer_newest(
+        Estimate, EstimateFailed(dialog.form().settings(), Problem("HubError", "It has not been downloaded yet."))
+    )
     window.client.drain()
     assert "leave the field to ask the hub" in dialog.memory.sentence.text()
     qtbot.keyClicks(dialog.hub_id, "el")
@@ -403,7 +417,9 @@ def test_the_hub_is_not_asked_about_what_is_being_typed(dialog, window, worker, 
     qtbot.waitUntil(lambda: worker.commands(Estimate)[-1].ask_hub)
     assert worker.commands(Estimate)[-1].settings.base == "org/model"
     assert not any(estimate.ask_hub for estimate in worker.commands(Estimate) if estimate.settings.base == "org/mod")
-    worker.tell(EstimateFailed(dialog.form().settings(), Problem("HubError", "The repository is gated.")))
+    worker.answer_newest(
+        Estimate, EstimateFailed(dialog.form().settings(), Problem("HubError", "The repository is gated."))
+    )
     window.client.drain()
     assert dialog.memory.sentence.text() == "No estimate: The repository is gated."
 
@@ -439,11 +455,11 @@ def test_a_token_is_used_when_it_is_whole(dialog, worker, qtbot):
 
 
 def test_an_estimate_that_takes_long_does_not_leave_the_old_one_there(dialog, window, worker, qtbot):
-    worker.tell(estimate_of(dialog.form().settings(), 3_000_000_000, 8_000_000_000))
+    worker.answer_newest(Estimate, estimate_of(dialog.form().settings(), 3_000_000_000, 8_000_000_000))
     window.client.drain()
     dialog.set_form(LoadForm(source="hub", hub_id="org/slow", mode="none"))
     qtbot.waitUntil(lambda: dialog.memory.sentence.text() == "Reading headers…")
-    worker.tell(estimate_of(dialog.form().settings(), 1_000_000_000, 8_000_000_000))
+    worker.answer_newest(Estimate, estimate_of(dialog.form().settings(), 1_000_000_000, 8_000_000_000))
     window.client.drain()
     assert dialog.memory.sentence.text() == "1.0 GB of the 8.0 GB free on cpu"
 
@@ -454,3 +470,66 @@ def test_an_estimate_that_takes_long_does_not_leave_the_old_one_there(dialog, wi
 )
 def test_how_much_of_a_text_is_new(before, after, count):
     assert inserted(before, after) == count
+
+
+def test_an_estimate_of_others_is_not_shown(dialog, window, worker):
+    settings = dialog.form().settings()
+    worker.tell(estimate_of(settings, 3_000_000_000, 8_000_000_000))
+    window.client.drain()
+    assert not dialog.memory.sentence.text()
+
+
+def test_an_estimate_of_an_incomplete_form_is_not_shown(dialog, window, worker, qtbot):
+    asked = worker.commands(Estimate)[-1]
+    choose(qtbot, dialog.source, "local")  # no path yet
+    qtbot.waitUntil(lambda: dialog.memory.sentence.text().startswith("Known when"))
+    worker.answer(asked, estimate_of(asked.settings, 3_000_000_000, 8_000_000_000))
+    window.client.drain()
+    assert dialog.memory.sentence.text().startswith("Known when")
+
+
+def test_a_load_of_others_ends_neither_the_progress_nor_the_question(make_window, worker, script, qtbot):
+    worker.replies[Load] = lambda command: [LoadProgressed("Reading layer 3 of 12", 0.25)]
+    window = make_window(demo_settings("xlora"))
+    worker.tell(LoadFailed(BROKEN, model_kept=True, tag="of a program"), LoadProgressed("Theirs", 0.9, "of a program"))
+    window.client.drain()
+    assert window.banner.progress.isVisible()
+    assert window.banner.progress.stage.text() == "Reading layer 3 of 12"
+    window.chat.send("hello")
+    worker.info = script.model_info("none", name="theirs")
+    worker.tell(ModelLoaded(worker.info, "of a program"))
+    window.client.drain()
+    assert window.info.name == "theirs"
+    assert window.loaded is None  # nobody here knows how it was loaded
+    assert window.banner.progress.isVisible()
+    assert not worker.commands(ChatRequest)  # it waits for the model that was chosen
+    worker.info = script.model_info()
+    worker.answer_newest(Load, ModelLoaded(worker.info))
+    window.client.drain()
+    assert window.loaded == demo_settings("xlora")
+    assert worker.commands(ChatRequest)
+
+
+def test_choosing_a_mode_of_a_model_that_others_loaded_asks_how(window, worker, script, qtbot):
+    worker.tell(ModelLoaded(script.model_info("lora"), "of a program"))
+    window.client.drain()
+    loads = len(worker.commands(Load))
+    qtbot.mouseClick(window.header.modes.button("xlora"), Qt.MouseButton.LeftButton)
+    assert len(worker.commands(Load)) == loads
+    assert window.header.modes.current() == "lora"
+    assert window.loader.isVisible()
+
+
+def test_of_three_loads_in_a_row_the_last_one_counts(window, worker, script):
+    worker.replies[Load] = lambda command: []
+    for mode in ("lora", "none", "lora"):
+        window.change_mode(mode)
+    first, second, third = worker.commands(Load)[-3:]
+    for command in (first, second):
+        worker.answer(command, LoadCancelled(model_kept=True))
+    window.client.drain()
+    assert window.banner.progress.isVisible()
+    worker.answer(third, ModelLoaded(script.model_info("lora")))
+    window.client.drain()
+    assert not window.client.is_loading
+    assert window.loaded == demo_settings("lora")

@@ -10,7 +10,15 @@ from PySide6.QtWidgets import QAbstractButton, QApplication, QLineEdit, QToolBut
 
 from loradesk_engine.commands import Activate, Cancel, CancelLoad, ChatRequest, Load, Unload
 from loradesk_engine.demo import demo_settings
-from loradesk_engine.events import LoadFailed, MemoryMeasured, ModelLoaded, Problem, TokensGenerated, WorkerClosed
+from loradesk_engine.events import (
+    LoadFailed,
+    MemoryMeasured,
+    ModelLoaded,
+    Problem,
+    RequestFailed,
+    TokensGenerated,
+    WorkerClosed,
+)
 
 
 def test_the_demo_fills_header_status_and_panes(window):
@@ -306,3 +314,42 @@ def test_a_narrow_status_line_leaves_parts_out_whole(make_window, worker, script
     window.resize(1900, 600)
     QApplication.processEvents()
     assert all(part.isVisible() for part in status._parts if part.text())
+
+
+def test_a_request_of_others_changes_nothing_in_the_window(window, worker, script):
+    """A program asks over HTTP: neither plot, meters, speed, conversation nor state are the chat's."""
+    window.chat.send("hello")
+    window.client.drain()
+    before = look_of(window)
+    worker.tell(*script.answer_events("of a program", prompt=("x",), answer=("y",) * 40))
+    worker.tell(RequestFailed("of a program too", Problem("RequestError", "No.")))
+    window.client.drain()
+    assert look_of(window) == before
+    assert not window.banner.isVisible()
+
+
+def test_a_request_of_others_during_an_answer_changes_nothing_of_it(window, worker, script):
+    theirs = script.answer_events("of a program", prompt=("x",), answer=("y",) * 15)
+    looks = []
+    for others in ([], theirs):
+        worker.replies[ChatRequest] = lambda command: []
+        window.start_new_conversation()
+        window.chat.send("hello")
+        mine = script.answer_events(worker.commands(ChatRequest)[-1].request_id)
+        for place, event in enumerate(mine):
+            worker.tell(*others[place : place + 1], event)
+        window.client.drain()
+        looks.append(look_of(window))
+    assert looks[0] == looks[1]
+
+
+def look_of(window) -> tuple:
+    """What the window shows of requests."""
+    shown = window.scalings.model
+    return (
+        (shown.texts, shown.first, shown.prompt_tokens),
+        tuple(strip.meter.level for strip in window.adapters.strips),
+        window.status.speed.text(),
+        window.status.state.text(),
+        tuple((turn.text, turn.state, turn.look_ahead) for turn in window.chat.model.turns),
+    )

@@ -17,6 +17,7 @@ from PySide6.QtGui import QGuiApplication
 
 from loradesk_app.server.log_model import COL_DETAILS, COL_REQUEST, COL_SECONDS, COL_STATUS, LogModel
 from loradesk_app.server.snippets import LANGUAGES, snippet
+from loradesk_engine.commands import Activate
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.events import CommandFailed, Problem
 from loradesk_engine.serving.http.record import RequestRecord
@@ -172,7 +173,10 @@ def test_a_program_that_fails_to_activate_is_no_matter_of_the_window(qtbot, wind
     worker.tell(CommandFailed(problem, "of a program"))
     window.client.drain()
     assert not window.banner.isVisible()
-    worker.tell(CommandFailed(problem))
+    window.adapters.model.set_on(0, False)
+    worker.replies[Activate] = lambda command: [CommandFailed(problem)]
+    window.adapters.model.set_on(1, False)
+    qtbot.waitUntil(lambda: len(worker.commands(Activate)) == 2)
     window.client.drain()
     assert window.banner.isVisible()
 

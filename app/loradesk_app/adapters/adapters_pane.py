@@ -18,7 +18,14 @@ from loradesk_app.widgets.focus import chain
 from loradesk_app.widgets.labels import ElidedLabel, label
 
 if TYPE_CHECKING:
-    from loradesk_engine.events import AdapterInfo, AdaptersActivated, AdaptersChanged, ModelInfo, TokensGenerated
+    from loradesk_engine.events import (
+        AdapterInfo,
+        AdaptersActivated,
+        AdaptersChanged,
+        CommandFailed,
+        ModelInfo,
+        TokensGenerated,
+    )
 
 SEND_MS = 50
 FEW = 4  # so many strips are kept side by side; more of them scroll
@@ -141,7 +148,14 @@ class AdaptersPane(QFrame):
         self.model.update_adapters(adapters)
 
     def show_activation(self, event: AdaptersActivated) -> None:
-        self.model.take_activation(event.weights)
+        self.model.take_activation(event.weights, event.tag)
+
+    def show_failure(self, event: CommandFailed) -> None:
+        self.model.take_failure(event.tag)
+
+    def note_sent(self, tag: str | None) -> None:
+        """The weights that were requested last were sent under this tag."""
+        self.model.note_sent(tag)
 
     def show_tokens(self, event: TokensGenerated) -> None:
         if event.scalings is not None and len(event.scalings):
@@ -197,7 +211,5 @@ class AdaptersPane(QFrame):
     def _send_if_waiting(self) -> None:
         if self._waiting:
             self._waiting = False
-            weights = self.model.weights()
-            self.model.note_sent(weights)
-            self.weights_requested.emit(weights)
+            self.weights_requested.emit(self.model.weights())
             self._throttle.start()

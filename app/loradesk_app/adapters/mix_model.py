@@ -11,10 +11,12 @@ from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistent
 if TYPE_CHECKING:
     from loradesk_engine.events import AdapterInfo
 
+Settings = dict[str, tuple[bool, float, bool]]
+"""Adapter -> on, weight, solo."""
+
 CHANNEL_ROLE = Qt.ItemDataRole.UserRole + 1
 UNITY = 1.0
 MAX_WEIGHT = 2.0
-MAX_ECHOES = 64
 
 
 @dataclass
@@ -40,6 +42,10 @@ class MixModel(QAbstractListModel):
     """Channels in the model's order.
 
     `mix_changed` says that the user changed what is heard; `weights()` is then what the engine should have.
+
+    A channel whose fader stands at 0 stays on: the engine computes nothing for it and leaves it out of what it reports,
+    but it is the fader that silences it, and moving the fader up makes it audible again. So the engine's report cannot
+    be compared with what was sent; an activation that was sent from here is recognised by its tag.
     """
 
     mix_changed = Signal()
@@ -49,7 +55,9 @@ class MixModel(QAbstractListModel):
         super().__init__(parent)
         self._channels: list[Channel] = []
         self._mode = "none"
-        self._sent: list[dict[str, float]] = []
+        self._unsent = False  # whether the mix has changed since it was last sent
+        self._sent: dict[str, Settings] = {}  # tag of an activation without an outcome -> the channels it was made of
+        self._known: Settings = {}  # the channels as the engine has them
 
     # -- what is there ------------------------------------------------------------------------------------------
 
@@ -135,38 +143,41 @@ class MixModel(QAbstractListModel):
         self.beginResetModel()
         self._channels = [Channel(info, on=mode == "xlora") for info in adapters]
         self._mode = mode
-        self._sent = []
+        self._forget_sent()
+        self._known = self._settings()
         self.endResetModel()
 
     def update_adapters(self, adapters: Sequence[AdapterInfo]) -> None:
         """Adapters came or went at run time; the others keep their switches and faders."""
+        had_solo = self._any_solo()
         kept = {channel.info.name: channel for channel in self._channels}
         self.beginResetModel()
         self._channels = [kept.get(info.name, Channel(info)) for info in adapters]
         for channel, info in zip(self._channels, adapters, strict=True):
             channel.info = info
         self.endResetModel()
+        if had_solo and not self._any_solo():  # the removed one was alone: the others are heard again
+            self._tell()
 
-    def note_sent(self, weights: Mapping[str, float]) -> None:
-        """Remember what was sent: the engine's echo of it is no news."""
-        self._sent = [*self._sent, dict(weights)][-MAX_ECHOES:]
+    def note_sent(self, tag: str | None) -> None:
+        """The mix was sent under this tag; None: there is no engine to send it to."""
+        self._unsent = False
+        if tag is not None:
+            self._sent[tag] = self._settings()
 
-    def forget_sent(self) -> None:
-        """A command failed: echoes are no longer sure to come."""
-        self._sent.clear()
+    def take_activation(self, weights: Mapping[str, float], tag: str | None = None) -> None:
+        """The engine reports what is active. The outcome of our own activation must not pull back a fader that has
+        moved on; somebody else's is shown, unless ours follows and replaces it.
+        """
+        own = self._sent.pop(tag, None) if tag is not None else None
+        self._known = own if own is not None else self._settings_for(weights)
+        if own is None and not self._is_ahead():
+            self._show_known()
 
-    def take_activation(self, weights: Mapping[str, float]) -> None:
-        """The engine says what is active. An echo of something sent must not pull back a fader that has moved on."""
-        weights = dict(weights)
-        if weights in self._sent:
-            del self._sent[: self._sent.index(weights) + 1]
-            return
-        self._sent.clear()
-        for channel in self._channels:
-            channel.solo = False
-            channel.on = channel.info.name in weights
-            channel.weight = weights.get(channel.info.name, channel.weight)
-        self._tell(mix=False)
+    def take_failure(self, tag: str | None) -> None:
+        """A command failed. If it was the newest activation from here, the channels go back to what the engine has."""
+        if tag is not None and self._sent.pop(tag, None) is not None and not self._is_ahead():
+            self._show_known()
 
     def set_levels(self, levels: Sequence[float]) -> None:
         """X-LoRA: mean scalings of the newest token, in the model's order."""
@@ -177,6 +188,30 @@ class MixModel(QAbstractListModel):
 
     # ------------------------------------------------------------------------------------------------------------
 
+    def _is_ahead(self) -> bool:
+        """Whether the desk shows something that the engine has yet to take over."""
+        return self._unsent or bool(self._sent)
+
+    def _forget_sent(self) -> None:
+        self._sent.clear()
+        self._unsent = False
+
+    def _settings(self) -> Settings:
+        return {channel.info.name: (channel.on, channel.weight, channel.solo) for channel in self._channels}
+
+    def _settings_for(self, weights: Mapping[str, float]) -> Settings:
+        """Switches and faders that amount to these weights, without solo; faders of inactive channels stay."""
+        return {
+            channel.info.name: (channel.info.name in weights, weights.get(channel.info.name, channel.weight), False)
+            for channel in self._channels
+        }
+
+    def _show_known(self) -> None:
+        for channel in self._channels:
+            current = (channel.on, channel.weight, channel.solo)
+            channel.on, channel.weight, channel.solo = self._known.get(channel.info.name, current)
+        self._tell(mix=False)
+
     def _any_solo(self) -> bool:
         return any(channel.solo for channel in self._channels)
 
@@ -184,4 +219,5 @@ class MixModel(QAbstractListModel):
         if self._channels:
             self.dataChanged.emit(self.index(0), self.index(len(self._channels) - 1))
         if mix:
+            self._unsent = True
             self.mix_changed.emit()

@@ -72,6 +72,8 @@ class LoadBanner(QWidget):
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._warnings: tuple[str, ...] = ()
+        self._none_active = ""
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self._frame = QFrame()
         self._frame.setProperty("kind", "banner")
@@ -108,11 +110,22 @@ class LoadBanner(QWidget):
             self.progress.show_stage(event.stage, event.fraction)
 
     def show_loaded(self, info: ModelInfo) -> None:
+        self._warnings, self._none_active = info.warnings, ""
         if info.warnings:
-            self.notice_text.setText("\n".join(info.warnings))
-            self._show_only(self.notice)
+            self._show_notice()
         elif not self._frame.isHidden():
             self.clear()  # a problem that came up meanwhile stays until somebody has read it
+
+    def show_none_active(self, text: str) -> None:
+        """That no adapter is active, below the load's warnings; empty: one is now."""
+        if text != self._none_active and (text or not self.notice.isHidden()):
+            self._none_active = text
+            self._show_notice()
+
+    def _show_notice(self) -> None:
+        lines = (*self._warnings, self._none_active)
+        self.notice_text.setText("\n".join(line for line in lines if line))
+        self._show_only(self.notice if any(lines) else None)
 
     def show_failed(self, event: LoadFailed) -> None:
         kept = "The model loaded before is still there." if event.model_kept else ""

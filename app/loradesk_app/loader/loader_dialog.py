@@ -74,6 +74,7 @@ class LoaderDialog(QDialog):
         self.setAcceptDrops(True)
         self._loading = False
         self._asked = False
+        self._asked_estimate = False  # whether an estimate has been asked for since the form was complete
 
         self.recent_button = push_button(" Recent", "menu")
         theme.bind_icon(self.recent_button, "clock", "muted")
@@ -308,17 +309,21 @@ class LoaderDialog(QDialog):
         self._show_memory()
 
     def show_estimate(self, event: MemoryEstimated) -> None:
-        if event.settings == self.form().settings():  # otherwise it is of a choice that was changed since
+        if self._awaits_estimate():
             self._wait_timer.stop()
             self.memory.show_estimate(event.estimate)
 
     def show_no_estimate(self, event: EstimateFailed) -> None:
-        if event.settings == self.form().settings():
+        if self._awaits_estimate():
             self._wait_timer.stop()
             if self._typing.active and self.source.current() == "hub" and event.problem.kind == "HubError":
                 self.memory.show_unknown(TYPING_TEXT)
             else:
                 self.memory.show_problem(event.problem)
+
+    def _awaits_estimate(self) -> bool:
+        """Whether the answer is of what the form says now: after a change another estimate is about to be asked for."""
+        return self._asked_estimate and not self._estimate_timer.isActive()
 
     def show_cancelled(self) -> None:
         self._show_loading(False)
@@ -495,7 +500,8 @@ class LoaderDialog(QDialog):
         form = self.form()
         if not self.isVisible() or self._loading:
             return
-        if form.complaint() is None:
+        self._asked_estimate = form.complaint() is None
+        if self._asked_estimate:
             self._wait_timer.start()
             self.estimate_requested.emit(form.settings(), not self._typing.active)
         else:
