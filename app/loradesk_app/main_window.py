@@ -84,7 +84,6 @@ START_SIZE = (1280, 800)
 SIDE_MIN_WIDTH = 340  # the heads of its panes fit whole
 MESSAGE_MS = 5000
 MAX_TOGGLES = 9
-NONE_ACTIVE_REMEDY = f"Turn one on with its switch on the desk, or with Ctrl+1 … {MAX_TOGGLES}."
 SAVE_SECONDS = 10.0
 FONT_STEP = 10
 
@@ -492,13 +491,16 @@ class MainWindow(QMainWindow):
         self._show_none_active(event)
 
     def _show_none_active(self, event: AdaptersActivated) -> None:
-        """Say once after a load that its adapters are not active; whoever switches one on knows."""
+        """Say once after a load that none of its adapters is active; not when the user switches them off later."""
         first, self._announce_none_active = self._announce_none_active, False
-        notice = none_active(self.adapters.model.names(), event.weights)
+        names = self.adapters.model.names()
+        notice = none_active(names, event.weights)
         if notice is None:
             self.banner.show_none_active("")
         elif first and not self.client.is_loading:
-            self.banner.show_none_active(f"{notice} {NONE_ACTIVE_REMEDY}")
+            last = min(len(names), MAX_TOGGLES)
+            which, keys = ("it", "Ctrl+1") if last == 1 else ("one", f"Ctrl+1 to Ctrl+{last}")
+            self.banner.show_none_active(f"{notice} Turn {which} on with its switch on the desk, or with {keys}.")
 
     def _note_adapters(self, event: AdaptersChanged) -> None:
         self.adapters.show_adapters(event)

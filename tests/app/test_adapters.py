@@ -289,6 +289,19 @@ def test_removing_the_adapter_that_is_heard_alone_gives_the_others_back(lora, wo
     assert [strip.switch.isChecked() for strip in lora.adapters.strips] == [True, False, False]
 
 
+def test_an_adapter_that_comes_back_under_its_name_starts_off(model, script):
+    model.set_on(0, True)
+    model.note_sent("one")
+    model.take_activation({"arithmetic": 1.0}, "one")
+    rest = [script.adapter_info(name) for name in script.ADAPTERS[1:]]
+    model.update_adapters(rest)
+    model.update_adapters([script.adapter_info("arithmetic"), *rest])
+    model.set_on(1, True)
+    model.note_sent("two")
+    model.take_failure("two")
+    assert model.weights() == {}
+
+
 def test_a_load_without_an_active_adapter_says_so_once(make_window, worker, script, qtbot):
     info = script.model_info("lora", adapters=tuple(script.adapter_info(name) for name in ("one", "two")))
     worker.replies[Load] = lambda command: [ModelLoaded(info), AdaptersActivated({})]
@@ -296,7 +309,8 @@ def test_a_load_without_an_active_adapter_says_so_once(make_window, worker, scri
     worker.info = info
     text = window.banner.notice_text.text()
     assert window.banner.notice.isVisible()
-    assert text.startswith("2 adapters loaded, none active: one, two. Turn one on with its switch")
+    remedy = "Turn one on with its switch on the desk, or with Ctrl+1 to Ctrl+2."
+    assert text == f"2 adapters loaded, none active: one, two. {remedy}"
     window.adapters.toggle(0)
     settle(qtbot, window)
     assert not window.banner.isVisible()

@@ -102,6 +102,41 @@ def test_the_desk_and_the_server_share_the_model(served, qtbot):
     assert "42" not in answer["choices"][0]["message"]["content"]
 
 
+def test_an_answer_to_a_program_is_not_the_windows(served, qtbot):
+    dialog, key = served.server_dialog, served.server_dialog.key.text()
+    with qtbot.waitSignal(served.client.request_finished, timeout=SECONDS):
+        served.chat.send("What is the capital of Japan?")
+    plot = served.scalings.model
+    before = (plot.texts, plot.means.tolist(), served.status.speed.text(), served.chat.model.turns)
+    seen = []
+    for signal in (served.client.request_queued, served.client.request_started, served.client.tokens_generated):
+        signal.connect(seen.append)
+    answer = in_background(qtbot, served, lambda: call(dialog, QUESTION, key))
+    assert "42" in answer["choices"][0]["message"]["content"]
+    served.client.drain()
+    assert not seen
+    assert (plot.texts, plot.means.tolist(), served.status.speed.text(), served.chat.model.turns) == before
+
+
+def test_what_a_program_activates_shows_on_the_desk_and_zero_stays_on(served, qtbot):
+    dialog, key = served.server_dialog, served.server_dialog.key.text()
+    strips = {strip.name.text(): strip for strip in served.adapters.strips}
+    with qtbot.waitSignal(served.client.adapters_activated, timeout=SECONDS):
+        strips["bard"].number.setValue(0)
+    assert strips["bard"].switch.isChecked()
+
+    def activate() -> int:
+        body = json.dumps({"adapter_names": ["json", "capitals"]}).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        address = dialog.url.text().removesuffix("/v1") + "/activate_adapters"
+        with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=60) as reply:
+            return reply.status
+
+    with qtbot.waitSignal(served.client.adapters_activated, timeout=SECONDS):
+        assert in_background(qtbot, served, activate) == 200
+    assert [name for name, strip in strips.items() if strip.switch.isChecked()] == ["capitals", "json"]
+
+
 def test_the_key_is_hidden_until_asked_for(served, qtbot):
     dialog = served.server_dialog
     key = dialog.key.text()

@@ -155,6 +155,8 @@ class MixModel(QAbstractListModel):
         self._channels = [kept.get(info.name, Channel(info)) for info in adapters]
         for channel, info in zip(self._channels, adapters, strict=True):
             channel.info = info
+        # What was known of a removed adapter is not true of a later one of its name.
+        self._known = {info.name: self._known[info.name] for info in adapters if info.name in kept.keys() & self._known}
         self.endResetModel()
         if had_solo and not self._any_solo():  # the removed one was alone: the others are heard again
             self._tell()
