@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
-from loradesk_app.router import Router
+from loradesk_desk.router import Router
 from loradesk_engine.commands import Cancel, CancelLoad, Close, Command, LoadSettings
 
 if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted

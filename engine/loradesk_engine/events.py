@@ -130,7 +130,9 @@ class ModelLoaded:
 
 @dataclass(frozen=True)
 class ModelUnloaded:
-    pass
+    """No model is loaded any more; `tag` is that of the `Unload`."""
+
+    tag: str | None = None
 
 
 @dataclass(frozen=True)

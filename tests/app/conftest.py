@@ -67,7 +67,16 @@ MODULES += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 LAYER_PATHS = tuple(f"model.layers.{layer}.{module}" for layer in range(6) for module in MODULES)
 MIB = 2**20
 OUTCOMES = (
-    *(LoadProgressed, ModelLoaded, LoadFailed, LoadCancelled, AdaptersActivated, AdaptersChanged, CommandFailed),
+    *(
+        LoadProgressed,
+        ModelLoaded,
+        ModelUnloaded,
+        LoadFailed,
+        LoadCancelled,
+        AdaptersActivated,
+        AdaptersChanged,
+        CommandFailed,
+    ),
     *(MemoryEstimated, EstimateFailed),
 )
 NO_MODEL = CommandFailed(Problem("NoModelError", "No model is loaded.", remedy="Load one first."))

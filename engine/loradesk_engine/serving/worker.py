@@ -236,8 +236,8 @@ class EngineWorker:
                     self._cancel_load()
                 case _LoadDone():
                     self._end_load(command)
-                case Unload():
-                    self._unload()
+                case Unload(tag):
+                    self._unload(tag)
                 case ChatRequest() | CompletionRequest():
                     self._submit(command)
                 case Cancel(request_id):
@@ -344,11 +344,11 @@ class EngineWorker:
             command, self._next_load = self._next_load, None
             self._start_load(command)
 
-    def _unload(self) -> None:
+    def _unload(self, tag: str | None) -> None:
         if self._engine is not None:
             self._emit(*self._engine.end_all(NoModelError("The model was unloaded.")))
             self._engine = None
-        self._emit(ModelUnloaded())
+        self._emit(ModelUnloaded(tag))
 
 
 def _concerns(event: Event, request_id: str | None) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from loradesk_app.token_frames import join_tokens
+from loradesk_desk.token_frames import join_tokens
 from loradesk_engine.events import LookAhead, TokenLogprob, TokensGenerated
 
 FIELDS = tuple(field.name for field in fields(TokensGenerated))

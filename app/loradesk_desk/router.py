@@ -1,7 +1,7 @@
-"""Decides which events of a shared engine concern this window: no Qt, no torch, no thread.
+"""Decides which events of a shared engine concern one of its users, such as the window.
 
 The engine's worker sends every event to every subscriber: the window, the HTTP server, a Python program. What answers a
-request or a command goes to its sender only; what changes the model for everybody goes to everybody.
+request or a command goes to its sender only; what changes the model goes to everybody.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loradesk_app.token_frames import join_tokens
+from loradesk_desk.token_frames import join_tokens
 from loradesk_engine.commands import (
     Activate,
     AddAdapter,
@@ -25,11 +25,11 @@ from loradesk_engine.commands import (
     Unload,
 )
 
-if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted
+if TYPE_CHECKING:  # events.py imports numpy, which slows down the start of a window
     from loradesk_engine.events import Event, TokensGenerated
 
 TAGGED = (Load, Estimate, Unload, Activate, AddAdapter, RemoveAdapter)
-# By their names: the classes cannot be imported before the window is painted.
+# Events are known by name here; see the import above.
 REQUEST_EVENTS = {"RequestQueued", "RequestStarted", "TokensGenerated", "RequestFinished", "RequestFailed"}
 REQUEST_ENDS = {"RequestFinished", "RequestFailed"}
 LOAD_EVENTS = {"LoadProgressed", "LoadFailed", "LoadCancelled"}
@@ -116,7 +116,7 @@ class Router:
         if name in REQUEST_ENDS:
             self._running.discard(event.request_id)  # type: ignore[union-attr]
         elif name in LOAD_ENDS:
-            settings = self._loads.pop(tag, None)
+            settings = self._loads.pop(tag, None) if tag is not None else None
             self._model = settings if name == "ModelLoaded" else self._model
         elif name == "WorkerClosed":
             self._running.clear()

@@ -1,4 +1,4 @@
-"""Joins the token events of one frame, so that the window is painted once for all of them."""
+"""Joins the token events of one frame, so that a window is painted once for all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted
+if TYPE_CHECKING:  # events.py imports numpy, which slows down the start of a window
     from loradesk_engine.events import TokensGenerated
 
 Group = list["TokensGenerated"]

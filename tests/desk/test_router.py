@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from loradesk_app.router import Router
+from loradesk_desk.router import Router
 from loradesk_engine.commands import (
     Activate,
     AdapterSource,
@@ -32,6 +32,7 @@ from loradesk_engine.events import (
     MemoryEstimate,
     MemoryEstimated,
     MemoryMeasured,
+    ModelInfo,
     ModelLoaded,
     ModelUnloaded,
     Problem,
@@ -46,6 +47,7 @@ from loradesk_engine.events import (
 
 PROBLEM = Problem("AdapterError", "No.")
 SETTINGS = LoadSettings("base")
+INFO = ModelInfo("m", "base", "LlamaForCausalLM", "none", (), (), 1, 4, "cpu", "float32", 512, None, 0.1)
 ESTIMATE = MemoryEstimate("cpu", "float32", 512, (), 1)
 
 
@@ -53,7 +55,7 @@ def one_of_each(info, request_id: str, tag: str | None) -> list[Event]:
     return [
         LoadProgressed("Reading", 0.5, tag),
         ModelLoaded(info, tag),
-        ModelUnloaded(),
+        ModelUnloaded(tag),
         LoadFailed(PROBLEM, True, tag),
         LoadCancelled(True, tag),
         AdaptersActivated({}, tag),
@@ -86,8 +88,8 @@ def taken(router: Router, *events: Event) -> list[Event]:
 
 
 @pytest.mark.parametrize("tag", [None, "of a program"])
-def test_of_others_only_what_concerns_the_model_comes_through(script, tag):
-    events = one_of_each(script.model_info(), "theirs", tag)
+def test_of_others_only_what_concerns_the_model_comes_through(tag):
+    events = one_of_each(INFO, "theirs", tag)
     assert {type(event) for event in events} == set(get_args(Event))  # a new event needs a decision here
     router = Router()
     for command in (chat("mine"), Load(SETTINGS), Estimate(SETTINGS), Activate({}), Unload()):
@@ -95,8 +97,8 @@ def test_of_others_only_what_concerns_the_model_comes_through(script, tag):
     assert {type(event) for event in taken(router, *events)} == FOR_EVERYBODY
 
 
-def test_every_event_comes_through_to_the_one_who_asked(script):
-    for place, event in enumerate(one_of_each(script.model_info(), "mine", None)):
+def test_every_event_comes_through_to_the_one_who_asked():
+    for place, event in enumerate(one_of_each(INFO, "mine", None)):
         router = Router()
         router.outgoing(chat("mine"))
         sent = {
@@ -126,7 +128,7 @@ def test_a_failure_comes_through_once(command):
     assert taken(router, failed, failed) == [failed]
 
 
-def test_a_request_is_over_once(script):
+def test_a_request_is_over_once():
     router = Router()
     router.outgoing(chat("mine"))
     assert router.running == {"mine"}
@@ -135,7 +137,7 @@ def test_a_request_is_over_once(script):
     assert not router.running
 
 
-def test_of_several_loads_the_newest_counts(script):
+def test_of_several_loads_the_newest_counts():
     router = Router()
     first, second, third = (router.outgoing(Load(LoadSettings(base))).tag for base in ("one", "two", "three"))
     ends = (LoadCancelled(True, second), LoadFailed(PROBLEM, True, first))
@@ -146,16 +148,16 @@ def test_of_several_loads_the_newest_counts(script):
     assert router.model_settings is None
 
 
-def test_a_load_of_others_ends_none_of_ours(script):
+def test_a_load_of_others_ends_none_of_ours():
     router = Router()
     mine = router.outgoing(Load(LoadSettings("mine"))).tag
-    assert len(taken(router, ModelLoaded(script.model_info(), "theirs"), LoadFailed(PROBLEM, True, "theirs"))) == 1
+    assert len(taken(router, ModelLoaded(INFO, "theirs"), LoadFailed(PROBLEM, True, "theirs"))) == 1
     assert router.is_loading
     assert router.model_settings is None
-    taken(router, ModelLoaded(script.model_info(), mine))
+    taken(router, ModelLoaded(INFO, mine))
     assert not router.is_loading
     assert router.model_settings == LoadSettings("mine")
-    taken(router, ModelLoaded(script.model_info(), "theirs again"))
+    taken(router, ModelLoaded(INFO, "theirs again"))
     assert router.model_settings is None
 
 
@@ -166,7 +168,7 @@ def test_of_several_estimates_the_newest_counts():
     assert taken(router, old, new) == [new]
 
 
-def test_tokens_come_before_what_follows_them_and_others_split_none(script):
+def test_tokens_come_before_what_follows_them_and_others_split_none():
     router = Router()
     router.outgoing(chat("mine"))
     mine = [TokensGenerated("mine", text, (1,)) for text in "ab"]
