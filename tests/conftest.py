@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 
 import pytest
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["LORADESK_LOG_FOLDER"] = tempfile.mkdtemp(prefix="loradesk-log-")  # commands of tests log there
+os.environ.pop("LORADESK_LOG", None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

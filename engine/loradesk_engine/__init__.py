@@ -6,12 +6,15 @@ can be used without torch.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loradesk_engine.serving.api import Engine
 
 __all__ = ["Engine"]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that uses the engine chooses where logs go
 
 
 def __getattr__(name: str) -> Any:

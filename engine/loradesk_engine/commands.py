@@ -138,7 +138,7 @@ class Message:
     """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
 
     role: str
-    content: str
+    content: str = field(repr=False)  # an error's message may show a request, and must not show what was said
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class CompletionRequest:
     """Continue a plain text, or token ids, without a chat template. Attributes as in `ChatRequest`."""
 
     request_id: str
-    prompt: str | tuple[int, ...]
+    prompt: str | tuple[int, ...] = field(repr=False)
     sampling: Sampling = Sampling()
     adapters: Mapping[str, float] | None = None
     follow_activation: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from loradesk_engine.bench.peers import make_peer
 from loradesk_engine.bench.plan import Plan, Work
 from loradesk_engine.bench.prompts import Prompts
 from loradesk_engine.bench.subject import Subject
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 FEWEST_TOKENS = 4
@@ -98,6 +101,7 @@ def _one_work(engine: EngineContender, others: Sequence[Contender], plan: Plan, 
         except Exception as problem:
             if contender is engine:
                 raise
+            logger.warning("%s failed", contender.name, exc_info=True)
             left_out[contender.name] = f"It failed: {type(problem).__name__}: {problem}"
         contender.close()
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from loradesk_engine.cli import bench, chat, demo, ordering, self_test, serve
 from loradesk_engine.errors import LoradeskError
+from loradesk_engine.log.options import HELP, take_log_options
+from loradesk_engine.log.traces import describe
+from loradesk_engine.log.trail import Trail
+
+logger = logging.getLogger(__name__)
 
 SUBCOMMANDS = (chat, demo, ordering, serve, bench, self_test)
 OPENED_SUFFIXES = (".gguf", ".json", ".safetensors")
@@ -30,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="subcommands", metavar="")
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers)
+    for each in (parser, *subparsers.choices.values()):
+        each.epilog = f"{each.epilog} {HELP}" if each.epilog else HELP
     return parser
 
 
@@ -43,15 +51,28 @@ def _version() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `loradesk`. Errors of Loradesk are one clear line and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["--self-test"]:
-        arguments[0] = "self-test"
-    if not arguments or is_for_window(arguments[0]):
+    try:
+        log, rest = take_log_options(arguments)
+    except LoradeskError as problem:
+        print(f"loradesk: {problem}", file=sys.stderr)
+        return 2
+    if rest[:1] == ["--self-test"]:
+        rest[0] = "self-test"
+    if not rest or is_for_window(rest[0]):
         return open_window(arguments)
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse_args(rest)
+    program = "window" if options.handler is demo.run else rest[0]  # the demo opens the window where it can
+    with Trail(program, log.levels, stderr=log.stderr):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a subcommand; its exit code, or that of the way in which it ended."""
     try:
         code: int = options.handler(options)
         return code
     except LoradeskError as problem:
+        logger.warning("Ended by %s", describe(problem))
         print(f"loradesk: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

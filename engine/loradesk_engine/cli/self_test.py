@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
 import re
@@ -18,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from loradesk_engine.errors import LoradeskError
+from loradesk_engine.log.defects import log_defect
 from loradesk_resources import resource_path
+
+logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 120
 RESOURCES = ("demo/base/model.safetensors", "demo/base-q8_0.gguf", "icons/loradesk.svg", "style/app.qss", "presets")
@@ -55,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             outcome, detail = "ok", check()
         except Exception as problem:  # whatever is missing in an installation: the report is the point
+            log_defect(logger, f"The check {name}", problem)
             outcome, detail = "FAILED", f"{type(problem).__name__}: {problem}"
             failed += 1
         print(f"{name:<8}{outcome:<8}{time.perf_counter() - started:6.1f} s  {detail}", flush=True)

@@ -7,6 +7,7 @@ What the file does not say is what llama.cpp takes for it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from loradesk_engine.formats.gguf_pieces import TooManyMerges, piece_merges
 from loradesk_engine.formats.gguf_pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from loradesk_engine.formats.template import ChatTemplate
 from loradesk_engine.formats.tokenizer import WORD_SIGN, Tokenizer
+
+logger = logging.getLogger(__name__)
 
 # Kinds of token in `tokenizer.ggml.token_type`
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
@@ -130,6 +133,8 @@ def _backend(fields: _Fields, model: Any, **options: Any) -> tokenizers.Tokenize
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as problem:  # a panic inside the library is a BaseException
+        if not isinstance(problem, Exception):
+            logger.warning("A panic inside the tokenizers library", exc_info=True)
         raise fields.refuse("tokenizer.ggml.merges", f"The tokenizer cannot be built: {problem}.") from None
 
 

@@ -5,6 +5,7 @@ time.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from loradesk_engine.commands import Message
 from loradesk_engine.errors import ConfigError, TemplateError
 from loradesk_engine.files import MAX_JSON_BYTES, read_bytes, read_json_object
 from loradesk_engine.formats.template import ChatTemplate
+
+logger = logging.getLogger(__name__)
 
 REPLACEMENT = "\ufffd"
 WORD_SIGN = "▁"  # SentencePiece's for a space
@@ -142,6 +145,8 @@ def _library_errors(file: str | os.PathLike[str]) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as problem:
+        if not isinstance(problem, Exception):
+            logger.warning("A panic inside the tokenizers library", exc_info=True)
         text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         place = PLACE.search(text)
         raise ConfigError(

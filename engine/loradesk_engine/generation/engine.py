@@ -6,6 +6,7 @@ Not thread-safe and never blocking on anybody: the worker thread owns it.
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from loradesk_engine.generation.sampling import draw, logprob_of, process
 from loradesk_engine.generation.scheduler import IDLE_SLOTS, Scheduler
 from loradesk_engine.generation.sequence import AdapterState, Sequence, XLoraState
 from loradesk_engine.generation.stop import StopStrings
+from loradesk_engine.log.defects import log_defect
 from loradesk_engine.model.base import BaseSource, read_base
 from loradesk_engine.model.bnb import cpu_warning
 from loradesk_engine.model.build import build_decoder
@@ -50,6 +52,8 @@ from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.model.device import choose_context, choose_device, free_memory, set_threads
 from loradesk_engine.model.estimate import choose_dtype, estimate_cache
 from loradesk_engine.model.quantized import keeps_packed
+
+logger = logging.getLogger(__name__)
 
 MAX_SEQUENCES = 32
 STEP_TOKENS = 512
@@ -416,6 +420,7 @@ class EngineCore:
             keep_logits = any(chunk.sequence.sampling.logprobs is not None for chunk in chunks)
             tokens = self._runner.read(drawn, keep_logits=keep_logits)
         except (RuntimeError, MemoryError) as problem:  # out of memory above all; the model itself is unharmed
+            log_defect(logger, "A step of the engine", problem)
             return events + self._start_over(problem)
         for chunk in chunks:
             self._scheduler.computed(chunk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from loradesk_engine.model import kernels
 from loradesk_engine.model.dequantize import QUANTIZATIONS, codes
 from loradesk_engine.model.linear import row_slices
+
+logger = logging.getLogger(__name__)
 
 SLICE_VALUES = 64 * 2**20  # that are floats at once: 128 MiB, and few launches
 TRIAL_ROWS = 160  # more than a program of the kernels has outputs
@@ -136,6 +139,7 @@ class PlaneMatrix:
             try:
                 _TRIED[trial] = some._agrees(count, dtype, shares)
             except Exception:  # Triton's own, for a GPU it cannot compile this for
+                logger.warning("A kernel cannot be compiled for %s: torch computes instead", device, exc_info=True)
                 _TRIED[trial] = False
         return _TRIED[trial]
 

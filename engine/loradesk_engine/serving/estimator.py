@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from loradesk_engine.commands import Estimate
 from loradesk_engine.events import EstimateFailed, Event, MemoryEstimated, Problem
+from loradesk_engine.log.defects import log_defect
 
 if TYPE_CHECKING:
     from loradesk_engine.formats.hub_headers import HubHeaders
     from loradesk_engine.generation.engine import EngineCore
+
+logger = logging.getLogger(__name__)
 
 END_SECONDS = 2.0  # that the end waits for an estimate under way
 
@@ -64,6 +68,7 @@ class Estimator:
             try:
                 event = MemoryEstimated(settings, estimate(settings, previous=previous, hub=hub), command.tag)
             except Exception as problem:  # whatever is wrong with the files, the next estimate must be possible
+                log_defect(logger, "An estimate", problem)
                 event = EstimateFailed(settings, Problem.of(problem), command.tag)
             if not self._ended:
                 self._emit(event)

@@ -7,6 +7,7 @@ requests.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -45,10 +46,14 @@ from loradesk_engine.events import (
     WorkerClosed,
     WorkerReady,
 )
+from loradesk_engine.log.defects import log_defect
 from loradesk_engine.serving.estimator import Estimator
+from loradesk_engine.serving.event_log import note_command, note_event
 
 if TYPE_CHECKING:
     from loradesk_engine.generation.engine import EngineCore
+
+logger = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 1.0  # between two measurements while requests run
 LOAD_END_SECONDS = 3.0  # that closing waits for a load to stop
@@ -123,6 +128,7 @@ class EngineWorker:
 
     def send(self, command: Command) -> None:
         """Queue a command; what comes of it is told by events."""
+        note_command(command)
         self._commands.put(command)
 
     def close(self, timeout: float = 10.0) -> bool:
@@ -162,6 +168,7 @@ class EngineWorker:
         try:
             self._emit(*engine.step())
         except Exception as problem:  # a fault of ours: the requests are lost, the thread and the model must not be
+            log_defect(logger, "A step of the engine", problem)
             self._emit(*engine.end_all(problem))
         self._measure_memory(idle=not engine.busy)
 
@@ -180,8 +187,10 @@ class EngineWorker:
 
         from loradesk_engine.generation import engine as _engine  # noqa: F401 - the first load must not wait for it
         from loradesk_engine.model.device import available_devices
+        from loradesk_engine.serving.machine import machine_facts
 
         self._emit(WorkerReady(torch.__version__, available_devices(), time.perf_counter() - started))
+        logger.info("Machine: %s", "; ".join(f"{name} {fact}" for name, fact in machine_facts().items()))
 
     def _next_command(self) -> Command | _LoadDone | None:
         """The next command; waits for one only when there is nothing else to do."""
@@ -192,6 +201,8 @@ class EngineWorker:
             return None
 
     def _emit(self, *events: Event) -> None:
+        for event in events:
+            note_event(event)
         with self._lock:
             for event in events:
                 self._keep(event)
@@ -250,6 +261,7 @@ class EngineWorker:
                 case RemoveAdapter(name):
                     self._emit(replace(self._need_engine().remove_adapter(name), tag=command.tag))
         except Exception as problem:  # whatever a command does wrong, the thread and the model stay
+            log_defect(logger, f"The command {type(command).__name__.lstrip('_')}", problem)
             self._emit(self._failure(command, problem))
 
     def _failure(self, command: Command | _LoadDone, problem: Exception) -> Event:
@@ -271,6 +283,7 @@ class EngineWorker:
         try:
             self._need_engine().submit(request)
         except Exception as problem:
+            log_defect(logger, "Taking a request", problem)
             self._emit(RequestFailed(request.request_id, Problem.of(problem)))
         else:
             self._emit(RequestQueued(request.request_id))
@@ -310,6 +323,7 @@ class EngineWorker:
             engine = EngineCore.load(job.command.settings, progress, previous=previous)
             self._commands.put(_LoadDone(job, engine, None))
         except BaseException as problem:
+            log_defect(logger, "A load", problem)
             self._commands.put(_LoadDone(job, None, problem))
 
     def _cancel_load(self) -> None:

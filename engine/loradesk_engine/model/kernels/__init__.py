@@ -8,6 +8,7 @@ launch of Triton's outside of graphs costs the host more than several of torch's
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from loradesk_engine.model.batch import Batch
+
+logger = logging.getLogger(__name__)
 
 MAX_ROWS = 64
 """Most rows of a decoding step that Triton's kernels take: X-LoRA has at least two for each of 32 sequences."""
@@ -113,6 +116,7 @@ def usable(device: torch.device) -> bool:
         ones = torch.ones(1, 16, device=device)
         add_rms_norm(ones.clone(), None, ones[0], 1e-6)
     except Exception:  # no compiler, no driver, an old GPU: whatever it is, torch does the work then
+        logger.warning("Triton cannot be used on %s: torch computes instead", device, exc_info=True)
         return False
     return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ import psutil
 import torch
 
 from loradesk_engine.model.native.sources import digest
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "lib"  # no package: a library beside the modules would be taken for one
 ENDINGS = {"Darwin": ".dylib", "Windows": ".dll"}
@@ -108,9 +111,13 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         found = load(file)
-    except (OSError, AttributeError):  # compiled for another system, or from other sources
+    except (OSError, AttributeError) as problem:  # compiled for another system, or from other sources
+        logger.warning("The compiled kernels cannot be used: %s", problem)
         return None
-    return found if digest() in (None, found.loradesk_sources().decode()) else None
+    if digest() in (None, found.loradesk_sources().decode()):
+        return found
+    logger.warning("The compiled kernels %s are of other sources: torch computes instead", file.name)
+    return None
 
 
 def load(file: Path) -> ctypes.CDLL:

@@ -74,20 +74,22 @@ def build_app(feed: Feed, options: ServerOptions, metrics: Metrics) -> FastAPI:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
-        request.state.record.note = refusal.detail
+        _note(request, refusal)
         return refusal.response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         refusal = refusal_of(error)
-        request.state.record.note = refusal.detail
+        _note(request, refusal)
         return refusal.response
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
         texts = {404: "There is no such route.", 405: "This route does not take this method."}
         text = texts.get(error.status_code, str(error.detail))
-        return Refusal(error.status_code, text, code="not_found", headers=error.headers).response
+        refusal = Refusal(error.status_code, text, code="not_found", headers=error.headers)
+        request.state.record.code = "not_found"
+        return refusal.response
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
@@ -97,6 +99,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def gone(request: Request, error: ClientGoneError) -> Response:
         request.state.record.note = request.state.record.note or "The client left."
         return Response(status_code=CLIENT_GONE)
+
+
+def _note(request: Request, refusal: Refusal) -> None:
+    request.state.record.note, request.state.record.code = refusal.detail, refusal.code or ""
 
 
 def _add_generation(app: FastAPI, feed: Feed, options: ServerOptions) -> None:

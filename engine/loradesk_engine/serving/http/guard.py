@@ -8,23 +8,30 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import time
 from collections.abc import Callable, Iterable
+from string import ascii_letters, digits
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from loradesk_engine.log.defects import log_defect
 from loradesk_engine.serving.http.keys import same_key
 from loradesk_engine.serving.http.metrics import Metrics
 from loradesk_engine.serving.http.options import ServerOptions
 from loradesk_engine.serving.http.record import RequestRecord
 from loradesk_engine.serving.http.refusal import CLIENT_GONE, ClientGoneError, Refusal
 
+logger = logging.getLogger(__name__)
+
 OPEN_PATHS = ("/health",)
 BROWSER_PATHS = ("/docs", "/openapi.json")  # a browser may log in there with the key as password
 DRAIN_BYTES = 64 * 2**20
 DRAIN_SECONDS = 5.0
 MAX_SHOWN_PATH = 200
+MAX_LOGGED_PATH = 80
+PATH_LETTERS = frozenset(f"{ascii_letters}{digits}/_-.")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT")
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -78,6 +85,7 @@ class Guard:
             route = getattr(scope.get("route"), "path", "other")
             method = record.method if record.method in METHODS else "other"
             self._metrics.answered(method, route, record.status or CLIENT_GONE)
+            _log(record)
             if self._on_record is not None:
                 self._on_record(record)
 
@@ -96,7 +104,7 @@ class Guard:
             self._check_type(scope["method"], headers)
             body = await self._read_body(headers, receive)
         except Refusal as refusal:
-            outgoing.record.note = refusal.detail
+            outgoing.record.note, outgoing.record.code = refusal.detail, refusal.code or ""
             await refusal.response(scope, receive, outgoing)
             return
         try:
@@ -104,6 +112,8 @@ class Guard:
         except ClientGoneError:
             raise
         except Exception as problem:  # a fault of ours: the client learns no more than that
+            log_defect(logger, "Answering over HTTP", problem)
+            outgoing.record.code = "internal"
             outgoing.record.note = f"{type(problem).__name__}: {problem}"
             if not outgoing.complete:
                 outgoing.abort()
@@ -209,6 +219,17 @@ class Guard:
         if too_large:
             raise refusal
         return bytes(body)
+
+
+def _log(record: RequestRecord) -> None:
+    """The request's line in the log; of its path what addresses are made of, and of a refusal its code."""
+    path = "".join(letter if letter in PATH_LETTERS else "?" for letter in record.path[:MAX_LOGGED_PATH])
+    method = record.method if record.method in METHODS else "other"
+    counts = f", {record.prompt_tokens} + {record.completion_tokens} tokens" if record.prompt_tokens else ""
+    code = f", {record.code}" if record.code else ""
+    level = logging.WARNING if record.status in (401, 403) or record.status >= 500 else logging.INFO
+    status = record.status or CLIENT_GONE
+    logger.log(level, "%s %s: %d in %.3f s%s%s", method, path, status, record.seconds, counts, code)
 
 
 class _Headers:

@@ -19,6 +19,7 @@ class RequestRecord:
         adapters: name -> weight it ran with.
         prompt_tokens, completion_tokens: counts.
         note: why it was refused or cut off.
+        code: the same in a word, without anything that the client sent.
     """
 
     time: float
@@ -32,3 +33,4 @@ class RequestRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     note: str = ""
+    code: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import uvicorn
 
 from loradesk_engine.errors import LoradeskError, RequestError
+from loradesk_engine.log.redaction import protect
 from loradesk_engine.serving.http.app import build_app
 from loradesk_engine.serving.http.connection import connection_class
 from loradesk_engine.serving.http.feed import Feed
@@ -20,6 +22,8 @@ from loradesk_engine.serving.http.metrics import Metrics
 from loradesk_engine.serving.http.options import ServerOptions
 from loradesk_engine.serving.http.record import RequestRecord
 from loradesk_engine.serving.worker import EngineWorker
+
+logger = logging.getLogger(__name__)
 
 START_SECONDS = 10.0
 GRACE_SECONDS = 2  # that answers under way have to end after they were cancelled
@@ -42,6 +46,7 @@ class HttpServer:
         *,
         on_record: Callable[[RequestRecord], None] | None = None,
     ) -> None:
+        protect(options.key)
         self._worker = worker
         self._options = options
         self._on_record = on_record
@@ -83,6 +88,7 @@ class HttpServer:
         while not self._ready.wait(TICK_SECONDS):
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 raise LoradeskError("The server did not start.")
+        logger.info("The server listens at %s, %s key", self.url, "with a" if self._options.key else "without a")
 
     def stop(self, timeout: float = 10.0) -> bool:
         """End what runs and close. Returns whether it ended in time (seconds)."""
@@ -92,7 +98,9 @@ class HttpServer:
             with contextlib.suppress(RuntimeError):  # the loop has ended by itself
                 self._loop.call_soon_threadsafe(self._end)
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        ended = not self._thread.is_alive()
+        logger.info("The server has stopped" if ended else "The server goes on: an answer does not end")
+        return ended
 
     def _end(self) -> None:
         if self._feed is not None:
@@ -130,7 +138,7 @@ class HttpServer:
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="critical",  # the log is `on_record`; uvicorn's would put tracebacks on the terminal
+            log_level="error",  # requests have their own lines; what clients send is no news
             access_log=False,
             server_header=False,
             proxy_headers=False,  # nobody may say that he is somebody else

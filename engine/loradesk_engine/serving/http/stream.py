@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from loradesk_engine.log.defects import log_defect
 from loradesk_engine.serving.http.generation import Generation
 from loradesk_engine.serving.http.refusal import CLIENT_GONE, ClientGoneError, Refusal, encode
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -34,8 +38,18 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         for future in (task, watch):
             if not future.done():
                 future.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await future
+                await _ended(future)
+
+
+async def _ended(future: asyncio.Future[Any]) -> None:
+    """Wait for what was cancelled; what it raises in its end has no one else to report it."""
+    try:
+        await future
+    except asyncio.CancelledError:
+        pass
+    except Exception as problem:
+        if not isinstance(problem, Refusal | ClientGoneError):
+            log_defect(logger, "Ending an answer", problem)
 
 
 async def _gone(receive: Receive) -> None:
