@@ -7,10 +7,15 @@ from loradesk_app.startup_trace import StartupTrace, process_start
 _TRACE = StartupTrace(process_start())
 
 import argparse  # noqa: E402 - the trace counts what these take
+import logging  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 from typing import TYPE_CHECKING, TypeGuard  # noqa: E402
+
+from loradesk_engine.errors import LoradeskError  # noqa: E402
+from loradesk_engine.log.options import HELP, take_log_options  # noqa: E402
+from loradesk_engine.log.trail import Trail  # noqa: E402
 
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QApplication
@@ -20,8 +25,11 @@ if TYPE_CHECKING:
     from loradesk_app.single_instance import OpenRequest, SingleInstance
     from loradesk_engine.commands import AdapterMode, LoadSettings
 
+logger = logging.getLogger(__name__)
+
 NO_DISPLAY = 3
 RUNS_ALREADY = 4
+WRONG_OPTION = 2
 LOAD_FAILED = 1
 DEMO_MODES = ("none", "lora", "xlora")
 SETTLE_MS = 400  # after a load, before the picture is taken: layouts and fades have come to rest
@@ -29,9 +37,22 @@ SETTLE_MS = 400  # after a load, before the picture is taken: layouts and fades 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the application; returns the exit code: 0, 3 when there is no display to show a window on, or 4 when another
-    process has the window and cannot be asked.
+    process has the window and cannot be asked; 2 for a wrong option.
     """
-    arguments = _parser().parse_args(argv)
+    try:
+        log, rest = take_log_options(sys.argv[1:] if argv is None else argv)
+    except LoradeskError as problem:
+        print(f"loradesk: {problem}", file=sys.stderr)
+        return WRONG_OPTION
+    arguments = _parser().parse_args(rest)
+    if Trail.active is not None:  # `loradesk demo` has begun it
+        return run(arguments, Trail.active)
+    with Trail("window", log.levels, stderr=log.stderr) as trail:
+        return run(arguments, trail)
+
+
+def run(arguments: argparse.Namespace, trail: Trail) -> int:
+    """Run the application with these arguments; see `main`."""
     trace = _TRACE
     trace.on = arguments.startup_trace
     trace.mark_interpreter()
@@ -59,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (arguments.screenshot or arguments.quit_after_paint):  # the latter keeps nothing
         code = hand_over(instance, request)
         if code is not None:
+            if code == 0:
+                trail.discard()
             return code
 
     from loradesk_app.engine_client import EngineClient
@@ -70,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(arguments.settings)
     theme = Theme(app, settings.get("theme"), settings.get("font_scale"))
     client = EngineClient()
-    window = MainWindow(settings, theme, client, arguments.conversation)
+    window = MainWindow(settings, theme, client, arguments.conversation, trail=trail)
     ended: list[bool] = []
     window.closed_down.connect(ended.append)
     window.closed_down.connect(lambda _clean: app.quit())
@@ -79,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def painted() -> None:
         trace.mark("first paint")
+        logger.info("The window is painted, %.2f s after the start of the process", trace.seconds("first paint"))
         if arguments.quit_after_paint:
             window.close()
             return
@@ -100,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     instance.release()
     if ended and not ended[0]:
         # The worker is stuck in a native call that nothing can interrupt; all work is saved.
+        logger.warning("The engine did not end in time: it is left behind")
+        trail.stop()
         sys.stdout.flush()
         os._exit(code)
     return code
@@ -200,7 +226,7 @@ def take_screenshot_when_idle(app: QApplication, window: MainWindow, path: str) 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="loradesk-app", description="A mixing desk for LoRA and X-LoRA adapters, in a window."
+        prog="loradesk-app", description="A mixing desk for LoRA and X-LoRA adapters, in a window.", epilog=HELP
     )
     parser.add_argument("path", nargs="?", help="a .gguf file, a model's or adapter's folder, or an ordering file")
     parser.add_argument("--demo", choices=DEMO_MODES, help="load the demo pack in this mode at start")

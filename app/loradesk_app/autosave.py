@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from PySide6.QtCore import QObject, QStandardPaths, QTimer, Signal
 
 from loradesk_app.background import Background
 from loradesk_engine.files import read_json_object, write_atomic
+from loradesk_engine.log.defects import log_defect
+
+logger = logging.getLogger(__name__)
 
 SAVE_MS = 800
 
@@ -64,6 +68,23 @@ class Autosave(QObject):
         data = json.dumps(self._state(), ensure_ascii=False, separators=(",", ":")).encode()
         self._background.run(lambda: _write(self.path, data), self._note_success, self._note_failure)
 
+    def confirm(self, done: Callable[[Exception | None], None]) -> None:
+        """Save now, read the file back and compare it; `done` is called with None, or with what went wrong.
+
+        Before the old file has been read there is nothing to save, and nothing of it is touched.
+        """
+        self._timer.stop()
+        if not self._ready:
+            done(None)
+            return
+        try:
+            data = json.dumps(self._state(), ensure_ascii=False, separators=(",", ":")).encode()
+        except Exception as problem:
+            log_defect(logger, "Taking the conversation", problem)
+            done(problem)
+            return
+        self._background.run(lambda: _write_and_compare(self.path, data), done, done)
+
     def _give(self, state: object) -> None:
         self._ready = True
         self.restored.emit(state)
@@ -93,6 +114,7 @@ def _read(path: Path, wanted: bool) -> dict[str, Any] | None:
     except Exception:
         # Not ours to throw away: it steps aside under another name, and a new file begins.
         path.replace(path.with_suffix(".damaged.json"))
+        logger.warning("The kept conversation cannot be read; it is kept under another name", exc_info=True)
         raise
     if wanted:
         return state
@@ -102,3 +124,9 @@ def _read(path: Path, wanted: bool) -> dict[str, Any] | None:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, data)
+
+
+def _write_and_compare(path: Path, data: bytes) -> None:
+    _write(path, data)
+    if path.read_bytes() != data:
+        raise OSError("what was written is not what is in the file")

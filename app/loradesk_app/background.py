@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from PySide6.QtCore import QObject, QRunnable, QThreadPool, Signal, Slot
+
+from loradesk_engine.log.defects import is_expected, log_defect
+from loradesk_engine.log.traces import describe
+
+logger = logging.getLogger(__name__)
 
 
 class _Job(QRunnable):
@@ -21,6 +27,7 @@ class _Job(QRunnable):
             result = self._work()
         except Exception as error:  # whatever it is belongs to the one who asked, not to the pool
             problem = error
+            log_defect(logger, "A background job", error)
         with contextlib.suppress(RuntimeError):  # the window is gone, and with it the one who asked
             self._finished(self._number, result, problem)
 
@@ -62,5 +69,7 @@ class Background(QObject):
         if isinstance(error, Exception):
             if failed:
                 failed(error)
+            elif is_expected(error):  # nobody else says it
+                logger.warning("A background job failed: %s", describe(error))
         elif done:
             done(result)

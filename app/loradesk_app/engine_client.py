@@ -56,6 +56,9 @@ class Worker(Protocol):
 
     def close(self, timeout: float) -> bool: ...
 
+    @property
+    def alive(self) -> bool: ...
+
 
 class EngineClient(QObject):
     """Owns the worker. Every signal carries the event of the same name; all of it happens on the GUI thread.
@@ -120,6 +123,11 @@ class EngineClient(QObject):
     def worker(self) -> Worker | None:
         """The worker once it was started, for the server that shares it."""
         return self._worker if self.started else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker's thread runs."""
+        return self._worker is not None and self._worker.alive
 
     def start(self) -> None:
         """Start the worker's thread, which then imports torch. Nothing of the engine is imported before."""

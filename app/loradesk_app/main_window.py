@@ -33,6 +33,7 @@ from loradesk_app.loader import recent
 from loradesk_app.loader.load_banner import LoadBanner
 from loradesk_app.loader.load_form import LoadForm
 from loradesk_app.loader.loader_dialog import LoaderDialog
+from loradesk_app.log.log_desk import LogDesk
 from loradesk_app.opening import recognise
 from loradesk_app.preferences_dialog import PreferencesDialog
 from loradesk_app.scalings.scalings_pane import ScalingsPane, warm_up
@@ -59,6 +60,7 @@ from loradesk_engine.commands import (
 )
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.files import read_json_object, write_atomic
+from loradesk_engine.log.trail import Trail
 
 if TYPE_CHECKING:  # events.py imports numpy, which the window can do without until it is painted
     from loradesk_app.ordering.editor_window import EditorWindow
@@ -95,6 +97,7 @@ class MainWindow(QMainWindow):
         settings, theme: of the application.
         client: talks to the engine.
         conversation_path: where the conversation is kept; None for the user's data folder.
+        trail: the log of this run; None for one that collects nothing.
     """
 
     closing_began = Signal()
@@ -107,6 +110,7 @@ class MainWindow(QMainWindow):
         client: EngineClient,
         conversation_path: str | Path | None = None,
         parent: QWidget | None = None,
+        trail: Trail | None = None,
     ) -> None:
         super().__init__(parent)
         self.setWindowTitle("Loradesk")
@@ -137,6 +141,16 @@ class MainWindow(QMainWindow):
         self.server_dialog: ServerDialog | None = None
         # beside the conversation, where a test or a portable installation put it
         self._recovery_folder = Path(conversation_path).parent / "ordering" if conversation_path else None
+
+        self.log = LogDesk(
+            theme,
+            trail or Trail("window"),
+            self.background,
+            model_sentence=self._model_sentence,
+            confirm_saved=self._confirm_saved,
+            get_setting=settings.get,
+            parent=self,
+        )
 
         self._lay_out()
         self._make_actions()
@@ -173,6 +187,7 @@ class MainWindow(QMainWindow):
             return
         self._closing = True
         self.closing_began.emit()
+        self.log.end()
         self._keep_places()
         if self.editor is not None:
             self.settings.set("ordering_window", self.editor.places())
@@ -384,6 +399,22 @@ class MainWindow(QMainWindow):
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.open()
 
+    def _model_sentence(self) -> str:
+        """What can be said of the model after a defect."""
+        if self.client.started and not self.client.alive:
+            return "The engine has ended: start Loradesk again to go on."
+        if self.info is None:
+            return "The engine runs; no model is loaded." if self.client.started else ""
+        return f"The engine runs, and {self.info.name} is still loaded."
+
+    def _confirm_saved(self, say: Callable[[str], None]) -> None:
+        """Save the conversation, and say what came of it."""
+        self.autosave.confirm(
+            lambda problem: say(
+                "The conversation is saved." if problem is None else f"The conversation could not be saved: {problem}"
+            )
+        )
+
     # -- requests of the panes ----------------------------------------------------------------------------------
 
     def _ask(self, request: ChatRequest) -> None:
@@ -539,6 +570,7 @@ class MainWindow(QMainWindow):
         self.banner.clear()
         self._refuse("The engine has stopped.", "Start Loradesk again; the conversation is kept.")
         self.status.show_state("The engine has stopped")
+        self.log.refresh()
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -630,6 +662,7 @@ class MainWindow(QMainWindow):
         self._action(view, "&Normal text", "Ctrl+0", partial(self.change_text_size, 0))
 
         help_menu = bar.addMenu("&Help")
+        self._action(help_menu, "&Log", "F12", self.log.open)
         self._action(help_menu, "&About Loradesk and its keys", "F1", self.open_about)
 
     def _action(self, menu: QMenu, text: str, key: str, slot: Callable[[], object]) -> QAction:
@@ -666,6 +699,8 @@ class MainWindow(QMainWindow):
         self.scalings.save_requested.connect(self.save)
         self.scalings.levels_picked.connect(self.adapters.model.set_levels)
         self.autosave.restored.connect(self.chat.restore)
+        self.log.saved.connect(lambda path: self.status.showMessage(f"Saved {path}", MESSAGE_MS))
+        self.log.save_failed.connect(partial(self._show_error, what="The report could not be saved."))
         self.autosave.failed.connect(partial(self._show_error, what="The conversation could not be saved."))
         self.settings.changed.connect(self._take_setting)
 

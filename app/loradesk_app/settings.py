@@ -22,6 +22,7 @@ class Setting:
         label, description: shown in the preferences; settings without a label are kept but not shown.
         choices: the values a `str` may take, with what the user reads.
         low, high: range of a number.
+        reported: whether it is in a report of a problem; never what the user writes, opens or names.
     """
 
     key: str
@@ -32,20 +33,22 @@ class Setting:
     choices: tuple[tuple[str, str], ...] = ()
     low: float = 0
     high: float = 0
+    reported: bool = False
 
 
 THEMES = (("system", "Like the system"), ("light", "Light"), ("dark", "Dark"))
 SEND_KEYS = (("enter", "Enter"), ("ctrl+enter", "Ctrl+Enter"))
 
 SETTINGS = (
-    Setting("theme", "str", "system", "Light or dark colours.", "Theme", THEMES),
-    Setting("font_scale", "int", 100, "Size of all text, in percent.", "Text size", low=80, high=180),
+    Setting("theme", "str", "system", "Light or dark colours.", "Theme", THEMES, reported=True),
+    Setting("font_scale", "int", 100, "Size of all text, in percent.", "Text size", low=80, high=180, reported=True),
     Setting(
         "reload_last_model",
         "bool",
         False,
         "At start, load the model that was loaded last instead of the demo.",
         "Load the last model at start",
+        reported=True,
     ),
     Setting(
         "send_key",
@@ -54,6 +57,7 @@ SETTINGS = (
         "The key that sends a message; the other one starts a new line.",
         "Send messages with",
         SEND_KEYS,
+        reported=True,
     ),
     Setting(
         "restore_conversation",
@@ -61,6 +65,7 @@ SETTINGS = (
         True,
         "At start, bring back the conversation that was open.",
         "Restore the conversation",
+        reported=True,
     ),
     Setting("recent_models", "json", [], "Models loaded lately, newest first; access tokens are never kept."),
     Setting("last_model", "json", None, "What was loaded last."),
@@ -70,11 +75,11 @@ SETTINGS = (
     Setting("input_history", "json", [], "Messages sent, newest last, for the Up key."),
     Setting("ordering_recent", "json", [], "Ordering files opened lately, newest first."),
     Setting("ordering_window", "bytes", b"", "Where the editor of ordering files was."),
-    Setting("server_port", "int", 8357, "Port of the local server.", low=1024, high=65535),
+    Setting("server_port", "int", 8357, "Port of the local server.", low=1024, high=65535, reported=True),
     Setting("window_geometry", "bytes", b"", "Where the window was."),
     Setting("main_splitter", "bytes", b"", "How chat and side panel share the width."),
     Setting("side_splitter", "bytes", b"", "How adapters and scalings share the height."),
-    Setting("side_shown", "bool", True, "Whether the side panel is shown."),
+    Setting("side_shown", "bool", True, "Whether the side panel is shown.", reported=True),
 )
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -39,6 +39,10 @@ class StartupTrace:
         if self.on:
             print(f"{stage:<16}{milliseconds:8.0f} ms", flush=True)
 
+    def seconds(self, stage: str) -> float:
+        """When a stage was reached, in seconds since the start of the process."""
+        return self._marks[stage] / 1000
+
     def mark_interpreter(self) -> None:
         """The interpreter was up when this object was made."""
         self.mark("interpreter up", self._up)

@@ -60,6 +60,7 @@ from loradesk_engine.events import (
     WorkerClosed,
     WorkerReady,
 )
+from loradesk_engine.log.trail import Trail
 
 ADAPTERS = ("arithmetic", "capitals", "json", "bard")
 MODULES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -215,6 +216,10 @@ class ScriptedWorker:
         self._queues.append(queue)
         return queue
 
+    @property
+    def alive(self) -> bool:
+        return not self.closed
+
     def close(self, timeout: float) -> bool:
         self.closed = True
         return self.ends
@@ -328,9 +333,12 @@ def make_window(
     windows: list[MainWindow] = []
 
     def make(
-        first: LoadSettings | None = None, worker: ScriptedWorker = worker, size: tuple[int, int] = (1280, 800)
+        first: LoadSettings | None = None,
+        worker: ScriptedWorker = worker,
+        size: tuple[int, int] = (1280, 800),
+        trail: Trail | None = None,
     ) -> MainWindow:
-        window = MainWindow(settings, theme, EngineClient(worker), tmp_path / "conversation.json")
+        window = MainWindow(settings, theme, EngineClient(worker), tmp_path / "conversation.json", trail=trail)
         windows.append(window)
         window.resize(*size)
         window.show()

@@ -48,7 +48,7 @@ def _torch_facts() -> dict[str, str]:
 
     file = compiled() if library() is not None else None
     facts = {
-        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
         "kernels": file.stem if file is not None else "none for this processor: torch computes",
         "cuda": str(torch.version.cuda or "not built in"),
     }
