@@ -26,8 +26,9 @@ class DefectDialog(QDialog):
         self.setMinimumWidth(WIDTH)
         self._theme = theme
         self._entry = entry
-        sign = QLabel()
-        sign.setPixmap(theme.icon("ordering-error", "danger").pixmap(QSize(28, 28), self.devicePixelRatioF()))
+        self._sign = QLabel()
+        self._show_sign()
+        theme.changed.connect(self._show_sign)
         self.title = label(f"A defect in the {entry.source}", "large", wrap=True)
         self.what = label(what_happened(entry), wrap=True)
         self.what.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -50,7 +51,7 @@ class DefectDialog(QDialog):
             texts.addWidget(part)
         head = QHBoxLayout()
         head.setSpacing(14)
-        head.addWidget(sign, 0, Qt.AlignmentFlag.AlignTop)
+        head.addWidget(self._sign, 0, Qt.AlignmentFlag.AlignTop)
         head.addLayout(texts, 1)
         buttons = QHBoxLayout()
         buttons.setSpacing(8)
@@ -82,6 +83,10 @@ class DefectDialog(QDialog):
         """What became of the conversation."""
         self.chat_line.setText(sentence)
         self.adjustSize()
+
+    def _show_sign(self) -> None:
+        icon = self._theme.icon("ordering-error", "danger")
+        self._sign.setPixmap(icon.pixmap(QSize(28, 28), self.devicePixelRatioF()))
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(without_home(self._entry.text))

@@ -37,7 +37,7 @@ def find_runs(folder: Path, present: Path) -> list[LogRun]:
     for name, paths in files.items():
         match = _NAME.fullmatch(name)
         if match is not None:
-            began = datetime.strptime(match["time"], "%Y%m%d-%H%M%S")
+            began = datetime.fromisoformat(match["time"].replace("-", "T"))
             title = f"{match['program']}, {began.day} {began:%b %H:%M}"
             found.append((began, LogRun(title, tuple(sorted(paths, key=lambda path: path.suffixes != [".1", ".log"])))))
     return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
