@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -11,6 +12,10 @@ from typing import Any, TypeVar
 
 from loradesk_desk.database import Database
 from loradesk_desk.errors import StoreError
+from loradesk_engine.log.defects import log_defect
+from loradesk_engine.log.traces import describe
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 _Job = tuple[Future[Any], Callable[[Database], Any]]
@@ -55,6 +60,7 @@ class Store:
                     raise database
                 future.set_result(job(database))
             except Exception as problem:  # the future carries it; the thread serves the next job
+                log_defect(logger, "A job of the store", problem)
                 future.set_exception(problem)
         if isinstance(database, Database):
             database.close()
@@ -64,6 +70,7 @@ class Store:
         try:
             database = Database(self.path)
         except StoreError as problem:
+            logger.warning("The database cannot be opened: %s", describe(problem))
             database = problem
         if self._opened is not None:
             self._opened(database)

@@ -180,14 +180,17 @@ def test_copy_takes_the_chosen_entries_or_all(log_window, qtbot) -> None:
     assert "request 7" not in copied
 
 
-def test_one_who_reads_is_not_carried_away_and_new_entries_are_counted(log_window, qtbot) -> None:
+def test_follow_stops_for_a_reader_and_counts_new_entries(log_window, qtbot) -> None:
     log = logging.getLogger("loradesk_engine.x")
     for number in range(100):
         log.info("line %d", number)
     log_window.update_entries()
     bar = log_window.table.verticalScrollBar()
     assert bar.value() == bar.maximum()
-    log_window.set_follow(False)
+    log_window.table.setFocus()
+    log_window._choose(log_window.model.rowCount() - 1)
+    qtbot.keyClick(log_window.table, Qt.Key.Key_PageUp)
+    assert not log_window.follow.isChecked()
     bar.setValue(0)
     for number in range(12):
         log.info("later %d", number)
@@ -215,7 +218,7 @@ def test_an_earlier_run_is_read_in_the_background(window, trail, qtbot, tmp_path
     assert [message.split()[0] for message in messages(shown)] == ["Loradesk"]
 
 
-def test_a_log_that_cannot_be_written_is_said(make_window, tmp_path, qtbot) -> None:
+def test_a_log_that_cannot_be_written_says_so(make_window, tmp_path, qtbot) -> None:
     (tmp_path / "log").write_text("no folder")
     with Trail("window", folder=tmp_path / "log") as trail:
         window = make_window(trail=trail)
@@ -347,7 +350,7 @@ def test_the_worker_leaves_a_traceback_and_a_dialog(make_window, trail, qtbot, m
         window.client.send(Activate({"arithmetic": 1.0}))
 
 
-def test_a_worker_that_has_ended_is_not_said_to_run(window, worker, trail, qtbot) -> None:
+def test_the_dialog_does_not_claim_that_an_ended_worker_runs(window, worker, trail, qtbot) -> None:
     worker.closed = True
     worker.tell(WorkerClosed())
     logging.getLogger("loradesk_engine.x").error("It ended", exc_info=RuntimeError("gone"))
@@ -355,7 +358,7 @@ def test_a_worker_that_has_ended_is_not_said_to_run(window, worker, trail, qtbot
     assert "has ended" in dialog.model_line.text()
 
 
-def test_a_conversation_that_cannot_be_saved_is_not_said_to_be(window, trail, qtbot, monkeypatch) -> None:
+def test_the_dialog_reports_a_conversation_that_cannot_be_saved(window, trail, qtbot, monkeypatch) -> None:
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -53,7 +53,7 @@ def test_the_level_is_the_options_or_the_variables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("chat", "--log-level", "loud"), ("--log-level", "loud")])
-def test_a_level_that_is_none_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_an_unknown_level_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = loradesk(tmp_path, *arguments, QT_QPA_PLATFORM="offscreen")
     assert done.returncode == 2
     assert "--log-level" in done.stderr
@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_made_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("subcommand", ["chat", "demo", "ordering", "serve", "bench", "self-test"])
-def test_every_subcommand_says_how(tmp_path: Path, subcommand: str) -> None:
+def test_the_help_of_every_subcommand_has_the_options(tmp_path: Path, subcommand: str) -> None:
     assert "--log-level" in loradesk(tmp_path, subcommand, "--help").stdout
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from loradesk_desk.store import Store
 from loradesk_engine.errors import ConfigError, RequestError
 from loradesk_engine.log import file as log_file
 from loradesk_engine.log.defects import log_defect
@@ -51,7 +52,7 @@ def test_lines_go_into_a_file_that_only_its_user_can_read(trail: Trail) -> None:
         assert stat.S_IMODE(trail.folder.stat().st_mode) == 0o700
 
 
-def test_other_libraries_are_heard_from_warnings_on(trail: Trail) -> None:
+def test_other_libraries_are_logged_from_warnings_on(trail: Trail) -> None:
     other = logging.getLogger("some.library")
     other.setLevel(logging.DEBUG)
     other.info("header: anything")
@@ -123,6 +124,18 @@ def test_a_defect_has_its_traceback_and_an_expected_error_has_none(trail: Trail)
     assert "config.json" not in content(trail)
 
 
+def test_a_defect_in_a_job_of_the_store_leaves_a_traceback(trail: Trail, tmp_path: Path) -> None:
+    def broken_job(_database: object) -> None:
+        raise TypeError("a slip in a job")
+
+    store = Store(tmp_path / "desk.db")
+    with pytest.raises(TypeError):
+        store.run(broken_job).result(60)
+    store.close()
+    assert "ERROR   loradesk_desk.store: A job of the store failed" in content(trail)
+    assert "in broken_job" in content(trail)
+
+
 def test_the_same_traceback_is_not_written_for_ever(trail: Trail) -> None:
     defects = []
     trail.watch(defects.append)
@@ -144,7 +157,7 @@ def test_a_folder_that_cannot_be_written_to_keeps_the_log_in_memory(tmp_path: Pa
         assert any(entry.message == "still here" for entry in trail.ring.since(0)[0])
 
 
-def test_a_full_disk_is_said_and_what_is_missing_is_counted(tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_reported_and_missing_entries_are_counted(tmp_path: Path, monkeypatch) -> None:
     file = LogFile(tmp_path / "run.log")
     file.write(an_entry("before"))
     write, full = os.write, [True]
@@ -207,13 +220,14 @@ def test_levels_by_module() -> None:
     levels = Levels.parse("warning, loradesk_engine.serving=debug", "LORADESK_LOG")
     assert levels.all() == {
         "loradesk_engine": logging.WARNING,
+        "loradesk_desk": logging.WARNING,
         "loradesk_app": logging.WARNING,
         "loradesk_engine.serving": logging.DEBUG,
     }
 
 
 @pytest.mark.parametrize("text", ["loud", "info,urllib3=debug", "info,loradesk_engine=", "info,,debug"])
-def test_a_level_that_is_none_is_refused_by_name(text: str) -> None:
+def test_an_unknown_level_is_refused_by_name(text: str) -> None:
     with pytest.raises(RequestError) as refusal:
         Levels.parse(text, "LORADESK_LOG")
     assert refusal.value.field == "LORADESK_LOG"
@@ -270,7 +284,7 @@ CRASH = """
     ("end", "words"),
     [("faulthandler._sigsegv()", ("crashed", "Segmentation fault")), ("os.kill(os.getpid(), 9)", ("was killed",))],
 )
-def test_a_crash_is_said_at_the_next_start_and_once(tmp_path: Path, end: str, words: tuple[str, ...]) -> None:
+def test_a_crash_is_reported_at_the_next_start_and_once(tmp_path: Path, end: str, words: tuple[str, ...]) -> None:
     assert run(tmp_path, CRASH.format(end=end)).returncode < 0
     for attempt in range(2):
         with Trail("window", folder=tmp_path) as trail:

@@ -376,12 +376,14 @@ class LogWindow(QDialog):
         self.follow.setText(f"{self._unread:,} new" if self._unread and not self.follow.isChecked() else "Follow")
 
     def _note_scroll(self, value: int) -> None:
-        """One who scrolls up wants to read in peace."""
-        at_end = value >= self.table.verticalScrollBar().maximum()
-        if at_end != self.follow.isChecked() and self.table.verticalScrollBar().isSliderDown():
-            self.set_follow(at_end)
-        elif not at_end and self.follow.isChecked() and self.table.underMouse():
+        """Scrolling up stops following, and scrolling to the end resumes it."""
+        bar = self.table.verticalScrollBar()
+        at_end = value >= bar.maximum()
+        by_user = bar.isSliderDown() or self.table.underMouse() or self.table.hasFocus()
+        if by_user and self.follow.isChecked() and not at_end:
             self.set_follow(False)
+        elif bar.isSliderDown() and at_end:
+            self.set_follow(True)
 
     def _choose(self, row: int) -> None:
         index = self.model.index(row, COL_MESSAGE)

@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """The part of the program, in a word: `engine`, `server`, `window`, `terminal`, or another library's name."""
+        """The part of the program, in a word: `engine`, `server`, `store`, ...; or the name of another library."""
         for prefix, name in SOURCES:
             if self.logger == prefix or self.logger.startswith(f"{prefix}."):
                 return name
@@ -79,6 +79,7 @@ SOURCES = (
     ("loradesk_engine.serving.http", "server"),
     ("loradesk_engine.cli", "terminal"),
     ("loradesk_engine", "engine"),
+    ("loradesk_desk", "store"),
     ("loradesk_app", "window"),
 )
 

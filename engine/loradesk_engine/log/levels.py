@@ -15,7 +15,7 @@ NAMES = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-PACKAGES = ("loradesk_engine", "loradesk_app")
+PACKAGES = ("loradesk_engine", "loradesk_desk", "loradesk_app")
 REMEDY = "Write debug, info, warning or error, or as in info,loradesk_engine.serving=debug."
 
 

@@ -31,7 +31,7 @@ def take_log_options(arguments: Sequence[str]) -> tuple[LogOptions, list[str]]:
     """The options of the log, and the arguments without them; they may stand before or after a subcommand.
 
     Raises:
-        RequestError: the level is none.
+        RequestError: there is no such level.
     """
     parser = argparse.ArgumentParser(prog="loradesk", add_help=False, allow_abbrev=False)
     parser.add_argument("--log-level", metavar="LEVEL")

@@ -84,7 +84,7 @@ class Trail:
         Trail.active = self
         logger.info("%s", _introduction(self._program))
         prune(self.folder)
-        self._tell_crashes()
+        self._report_crashes()
         with contextlib.suppress(OSError):
             self._crash.open()
 
@@ -153,7 +153,7 @@ class Trail:
             with contextlib.suppress(OSError, ValueError):  # its reader has left
                 print(entry.text, file=sys.stderr, flush=True)
 
-    def _tell_crashes(self) -> None:
+    def _report_crashes(self) -> None:
         for crash in take_crashes(self.folder, self._program):
             if crash.stacks:
                 message = f"An earlier run ({crash.run}) crashed. Where its threads were:"
