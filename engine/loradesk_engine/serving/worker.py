@@ -190,7 +190,10 @@ class EngineWorker:
         from loradesk_engine.serving.machine import machine_facts
 
         self._emit(WorkerReady(torch.__version__, available_devices(), time.perf_counter() - started))
-        logger.info("Machine: %s", "; ".join(f"{name} {fact}" for name, fact in machine_facts().items()))
+        try:
+            logger.info("Machine: %s", "; ".join(f"{name} {fact}" for name, fact in machine_facts().items()))
+        except Exception as problem:  # a driver that cannot be asked must not end the engine
+            log_defect(logger, "Describing the machine", problem)
 
     def _next_command(self) -> Command | _LoadDone | None:
         """The next command; waits for one only when there is nothing else to do."""
