@@ -158,10 +158,13 @@ def expand_layout(parts: list[tuple[int, int, int, int]], device: torch.device) 
 
     parts: first column, last column, first rank, last rank of each part, in the order of their matrices.
     """
-    blocks, place = [], 0
+    blocks: list[list[int]] = []
+    place = 0
     for first_column, last_column, first_rank, last_rank in parts:
         ranks = last_rank - first_rank
-        for column in range(first_column, last_column, COLUMNS):
-            blocks.append([column, last_column, first_rank, last_rank, place + (column - first_column) * ranks])
+        blocks += [
+            [column, last_column, first_rank, last_rank, place + (column - first_column) * ranks]
+            for column in range(first_column, last_column, COLUMNS)
+        ]
         place += (last_column - first_column) * ranks
     return torch.tensor(blocks, dtype=torch.int64, device=device)
