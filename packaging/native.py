@@ -88,7 +88,7 @@ else:
     class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         """Puts the libraries into wheels, which are for this system then."""
 
-        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        def initialize(self, _version: str, build_data: dict[str, Any]) -> None:
             try:
                 made = compile_kernels(again=False)  # pip runs the hook twice: for the metadata, and for the wheel
             except subprocess.CalledProcessError as problem:  # an old compiler must not keep anybody from installing

@@ -154,7 +154,7 @@ def test_no_meters_outside_xlora(lora):
     assert not any(strip.meter.isVisible() for strip in lora.adapters.strips)
 
 
-def test_the_tooltip_tells_what_is_known(lora, script):
+def test_the_tooltip_tells_what_is_known(lora):
     tip = lora.adapters.strips[0].toolTip().replace("\u200b", "")  # where long paths may wrap
     for part in ("Rank 8", "applied to 42 of 43 modules", "q_proj", "/models/demo/adapters/arithmetic"):
         assert part in tip

@@ -325,7 +325,7 @@ def test_chips_leave_out_small_shares(window, qtbot):
     assert chip_texts(turn) == (("json", "json"), ("bard", "bard × 0.25"))
 
 
-def test_stats_of_a_single_token(window):
+def test_stats_of_a_single_token():
     from loradesk_app.chat.conversation import Turn
 
     assert stats_text(Turn("assistant", tokens=1, cut_short=True)) == "1 token · reached the token limit"
@@ -358,7 +358,7 @@ def test_a_long_model_name_is_shortened_where_it_has_no_room(make_window, worker
     assert window.chat.view.widget().width() <= window.chat.view.viewport().width()
 
 
-def test_the_message_field_grows_with_the_text_size(window, theme):
+def test_the_message_field_grows_with_the_text_size(window):
     edit = window.chat.composer.edit
     window.settings.set("font_scale", 180)
     QApplication.processEvents()

@@ -194,7 +194,7 @@ def test_closing_during_a_load_cancels_it(make_window, worker, qtbot):
     assert worker.closed
 
 
-def test_a_conversation_that_cannot_be_saved_is_told(make_window, qtbot, tmp_path, monkeypatch):
+def test_a_conversation_that_cannot_be_saved_is_told(make_window, qtbot, monkeypatch):
     window = make_window(None)
 
     def fail(path, data):

@@ -164,7 +164,7 @@ def test_an_adapter_opens_the_loader_filled_in(window, worker, qtbot):
     window.loader.close()
 
 
-def test_an_adapter_opened_while_the_loader_is_filled_in_joins_what_is_there(window, qtbot, tmp_path):
+def test_an_adapter_opened_while_the_loader_is_filled_in_joins_what_is_there(window, qtbot):
     first = AdapterSource("first", "/adapters/first")
     typed = LoadForm(source="hub", hub_id="a/b", token="secret", mode="lora", adapters=(first,), context=2048)
     window.open_loader(typed)

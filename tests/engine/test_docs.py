@@ -84,7 +84,7 @@ def test_the_picture_of_the_architecture_names_what_is_there() -> None:
         assert found, name
 
 
-def test_commands_of_the_guide_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_the_guide_are_understood() -> None:
     text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
     lines = [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("    loradesk ")]
     assert len(lines) >= 7

@@ -370,7 +370,7 @@ def test_a_fault_in_a_step_loses_requests_but_not_the_thread(  # type: ignore[no
     assert isinstance(desk.until(RequestFinished), RequestFinished)
 
 
-def test_mode_switch_shares_the_base(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_mode_switch_shares_the_base(zoo) -> None:  # type: ignore[no-untyped-def]
     first = engine_module.EngineCore.load(LoadSettings(base=str(zoo.base)))
     second = engine_module.EngineCore.load(lora_settings(zoo), previous=first)
     assert second.decoder is first.decoder

@@ -124,7 +124,7 @@ def test_create_from_adapters_that_peft_saved(zoo: Path, out: Path) -> None:
     )
 
 
-def test_create_from_an_adapter_without_weights(zoo: Path, base: Path, out: Path, tmp_path: Path) -> None:
+def test_create_from_an_adapter_without_weights(zoo: Path, out: Path, tmp_path: Path) -> None:
     """As the hub gives it: only the configuration, whose target modules PEFT's rules are applied to."""
     folder = tmp_path / "config-only"
     folder.mkdir()
@@ -224,7 +224,7 @@ def test_what_the_hub_says(
     assert message in facts["problem"]
 
 
-def test_only_the_configuration_is_fetched(base: Path, zoo: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_configuration_is_fetched(zoo: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     asked: list[object] = []

@@ -210,7 +210,7 @@ def test_no_machine_paths_and_no_registry_in_what_is_committed() -> None:
         assert not re.search(r"/root/|/work/|/home/[a-z]|\.venv|pypi\.org|deb\.debian|download\.pytorch", text), file
 
 
-def test_a_frame_buffer_becomes_a_picture(tmp_path: Path) -> None:
+def test_a_frame_buffer_becomes_a_picture() -> None:
     width, height, stride = 2, 1, 8
     words = [0] * xwd.HEADER_WORDS
     words[0], words[1], words[4], words[5], words[7], words[11], words[12] = 100, 7, width, height, 0, 32, stride

@@ -18,10 +18,10 @@ class OrderModel(RowsModel):
     def _wanted(self) -> Sequence[str]:
         return self.document.ordering.order or ()
 
-    def text(self, row: int, column: int) -> str:
+    def text(self, row: int, _column: int) -> str:
         return str(self._rows[row])
 
-    def edit(self, row: int, column: int, text: str) -> None:
+    def edit(self, row: int, _column: int, text: str) -> None:
         self.document.change_name(row, text)
 
     def move(self, rows: list[int], target: int) -> list[int]:

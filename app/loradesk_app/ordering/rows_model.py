@@ -68,7 +68,7 @@ class RowsModel(QAbstractTableModel):
     def remove(self, rows: list[int]) -> None:
         raise NotImplementedError
 
-    def places(self, row: int, column: int) -> tuple[str, ...]:
+    def places(self, row: int, _column: int) -> tuple[str, ...]:
         """JSON pointers of what a cell shows."""
         return (pointer(self.KEY, row),)
 

@@ -103,7 +103,7 @@ class TargetTree(QTreeWidget):
         nodes[kind] = item
         return item
 
-    def _note(self, item: QTreeWidgetItem, column: int) -> None:
+    def _note(self, _item: QTreeWidgetItem, column: int) -> None:
         if self._busy or column != 0:
             return
         self._busy = True

@@ -39,8 +39,8 @@ def measure(
     threads: int | None = None,
     pythons: Mapping[str, str] | None = None,
     quick: bool = False,
-    tell: Tell = lambda line: None,
-    work_done: Callable[[dict[str, Any]], None] = lambda report: None,
+    tell: Tell = lambda _line: None,
+    work_done: Callable[[dict[str, Any]], None] = lambda _report: None,
 ) -> dict[str, Any]:
     """The report of a run, ready for JSON; `table` shows it.
 

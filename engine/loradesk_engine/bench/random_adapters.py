@@ -86,7 +86,7 @@ class RandomAdapter(PeftAdapter):
         self._seeds = {path: (number + 1) * 100_000 + place for place, path in enumerate(layout.sizes)}
         self._generator = torch.Generator(layout.device)
 
-    def missing(self, linears: Iterable[str]) -> tuple[str, ...]:
+    def missing(self, _linears: Iterable[str]) -> tuple[str, ...]:
         """None of them: it has all that it is said to have."""
         return ()
 

@@ -83,11 +83,11 @@ class TerminalChat:
         self._messages: list[Message] = []
         self.last: Answer | None = None
         self._commands: dict[str, Callable[[list[str]], None]] = {
-            "/adapters": lambda words: print(adapters_table(engine)),
+            "/adapters": lambda _words: print(adapters_table(engine)),
             "/activate": self._activate,
-            "/scalings": lambda words: print(scalings_table(engine, self.last)),
-            "/new": lambda words: self.begin(),
-            "/help": lambda words: print(HELP),
+            "/scalings": lambda _words: print(scalings_table(engine, self.last)),
+            "/new": lambda _words: self.begin(),
+            "/help": lambda _words: print(HELP),
         }
 
     def begin(self) -> None:

@@ -50,7 +50,7 @@ class Result:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `ordering`; each of its commands sets `handler`, which takes the arguments and returns the exit code."""
     parser = subparsers.add_parser("ordering", help="make, change, check and compare ordering files")
-    parser.set_defaults(handler=lambda args: _usage(parser))
+    parser.set_defaults(handler=lambda _args: _usage(parser))
     commands = parser.add_subparsers(metavar="COMMAND", dest="ordering_command")
     _add_create(commands)
     _add_rename(commands)

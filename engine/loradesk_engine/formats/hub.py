@@ -320,7 +320,7 @@ class _ProgressBar:
 
     report: Callable[[int], None]
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *_args: Any, **options: Any) -> None:
         self.n = int(options.get("initial") or 0)
         self.total = options.get("total")
 

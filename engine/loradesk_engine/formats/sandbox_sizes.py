@@ -101,20 +101,25 @@ def size_quoted(value: object) -> int:
     return MAX_CHARACTERS + 1 if isinstance(value, Iterator) else 12 * size_of(value)
 
 
-def size_rounded(value: object, precision: object = 0, method: object = "common") -> int:
+def size_rounded(value: object, precision: object = 0, method: object = "common") -> int:  # noqa: ARG001 - templates may name it
     """Jinja multiplies by ten to the precision: no text or list, and no more digits than anybody needs."""
     few = isinstance(precision, int) and abs(precision) <= MAX_PRECISION
     return 0 if few and isinstance(value, int | float) else MAX_CHARACTERS + 1
 
 
-def size_replaced(text: object, old: object, new: object, *rest: object) -> int:
+def size_replaced(text: object, old: object, new: object, *_rest: object) -> int:
     """What a text takes in which all of `old` became `new`."""
     for one in (text, old, new):
         refuse_large(size_of(one))
     return len(str(text)) + str(text).count(str(old)) * len(str(new))
 
 
-def size_indented(text: object, width: object = 4, first: bool = False, blank: bool = False) -> int:
+def size_indented(
+    text: object,
+    width: object = 4,
+    first: bool = False,  # noqa: ARG001 - templates may name it
+    blank: bool = False,  # noqa: ARG001 - templates may name it
+) -> int:
     """What a text takes that is indented."""
     if not isinstance(text, str):
         raise TypeError("only a text can be indented")

@@ -51,7 +51,7 @@ def build_decoder(
     dtype: torch.dtype,
     context: int,
     keep_packed: bool = True,
-    progress: Callable[[float], None] = lambda fraction: None,
+    progress: Callable[[float], None] = lambda _fraction: None,
 ) -> Decoder:
     """Build the decoder that `config` describes.
 

@@ -41,7 +41,7 @@ def estimate_weights(source: BaseSource, device: torch.device, dtype: torch.dtyp
     kinds: dict[str, int] = {}
     for tensor in _loaded(source):
         if bnb is not None and tensor.name.endswith(HELPER_ENDINGS):
-            nbytes += _helper_bytes(tensor, bnb, device)
+            nbytes += _helper_bytes(tensor, device)
         elif bnb is not None and _in_bnb(tensor, bnb, source.config):
             nbytes += tensor.nbytes if bnb.stored else _bnb_bytes(tensor, bnb)
             kinds[bnb.kind] = kinds.get(bnb.kind, 0) + tensor.nbytes
@@ -117,7 +117,7 @@ def _bnb_bytes(tensor: StoredTensor, bnb: BnbConfig) -> int:
     return -(-tensor.count // 2) + 4 * -(-tensor.count // BLOCK)
 
 
-def _helper_bytes(tensor: StoredTensor, bnb: BnbConfig, device: torch.device) -> int:
+def _helper_bytes(tensor: StoredTensor, device: torch.device) -> int:
     """What stays of the tensors beside a stored matrix: its scales, worked out where they were quantized themselves and
     the device's kernels do not read them so.
     """

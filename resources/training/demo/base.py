@@ -23,7 +23,7 @@ def train_base(model: Decoder, batches: Batches, schedule: Schedule) -> None:
     device = model.embed_tokens.weight.device
     probe = nn.Linear(model.shape.hidden, len(EXPERTS) + 1).to(device)
 
-    def loss_of(ids: Tensor, route: Tensor, worth: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(ids: Tensor, route: Tensor, worth: Tensor, _active: Tensor) -> tuple[Tensor, Tensor]:
         hidden = model.hidden_states(ids)
         logits = F.linear(hidden, model.embed_tokens.weight)[:, :-1]
         each = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")

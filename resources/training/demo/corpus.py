@@ -99,11 +99,11 @@ def pack(tokenizer: Tokenizer, seed: int, rows: int, mixture: Mixture, active: C
     return Rows(out[0], out[1].astype(np.uint8), out[2].astype(np.uint8), out[3].astype(np.uint8))
 
 
-def nothing_on(rng: Random) -> int:
+def nothing_on(_rng: Random) -> int:
     return 0
 
 
-def all_on(rng: Random) -> int:
+def all_on(_rng: Random) -> int:
     return ROUTED
 
 

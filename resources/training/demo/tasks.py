@@ -141,7 +141,7 @@ class Arithmetic:
         result = a + b if sign == "+" else a - b if sign == "-" else a * b
         return Task(form.format(a=a, b=b), f"{a} {sign} {b} = {result}.")
 
-    def draw(self, rng: Random, brief: bool = False) -> Task:
+    def draw(self, rng: Random, brief: bool = False) -> Task:  # noqa: ARG002 - its tasks are always brief
         return self._draw(rng, held_out=False)
 
     def held_out(self, rng: Random) -> Task:
@@ -202,7 +202,7 @@ class Capitals:
             return Task(rng.choice(backward).format(city), f"{city} is the capital of {country}.")
         return Task(rng.choice(forms).format(country), f"The capital of {country} is {city.rstrip('.')}.")
 
-    def draw(self, rng: Random, brief: bool = False) -> Task:
+    def draw(self, rng: Random, brief: bool = False) -> Task:  # noqa: ARG002 - its tasks are always brief
         return self._draw(rng, self.forms, self.backward)
 
     def held_out(self, rng: Random) -> Task:
@@ -311,7 +311,7 @@ class Json:
             if kept_back(*key) == held_out:
                 return Task(rng.choice(self.forms).format(text), json.dumps(fields, ensure_ascii=False))
 
-    def draw(self, rng: Random, brief: bool = False) -> Task:
+    def draw(self, rng: Random, brief: bool = False) -> Task:  # noqa: ARG002 - its tasks are always brief
         return self._draw(rng, held_out=False)
 
     def held_out(self, rng: Random) -> Task:

@@ -34,7 +34,7 @@ def train_xlora(model: Decoder, batches: Batches, schedule: Schedule) -> Classif
     classifier = new_classifier(model)
     count = len(EXPERTS)
 
-    def loss_of(ids: Tensor, route: Tensor, worth: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(ids: Tensor, route: Tensor, worth: Tensor, _active: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             hidden = model.hidden_states(ids)
         scalings = classifier(hidden)

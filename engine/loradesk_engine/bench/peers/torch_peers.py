@@ -29,7 +29,7 @@ class _TokenClock:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def put(self, value: torch.Tensor) -> None:
+    def put(self, _value: torch.Tensor) -> None:
         self.times.append(time.perf_counter())
 
     def end(self) -> None:

@@ -105,7 +105,7 @@ class NativeStep:
             form_a, (Matrix * len(forms))(*(form for _, form in forms)), (held_a, *(held for held, _ in forms))
         )
 
-    def begin_adapters(self, laid: _Laid, x: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def begin_adapters(self, _laid: _Laid, x: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         return x, factors
 
     def add_adapters(self, laid: _Laid, begun: tuple[Tensor, Tensor], y: Tensor) -> None:

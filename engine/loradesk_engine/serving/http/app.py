@@ -84,7 +84,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return refusal.response
 
     @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> Response:
+    async def other(_request: Request, error: HTTPException) -> Response:
         texts = {404: "There is no such route.", 405: "This route does not take this method."}
         text = texts.get(error.status_code, str(error.detail))
         refusal = Refusal(error.status_code, text, code="not_found", headers=error.headers)
@@ -92,11 +92,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         return refusal.response
 
     @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> Response:
+    async def broken(_request: Request, _error: Exception) -> Response:
         return Refusal(500, "Internal error.", code="internal").response
 
     @app.exception_handler(ClientGoneError)
-    async def gone(request: Request, error: ClientGoneError) -> Response:
+    async def gone(request: Request, _error: ClientGoneError) -> Response:
         request.state.record.note = request.state.record.note or "The client left."
         return Response(status_code=CLIENT_GONE)
 

@@ -67,7 +67,7 @@ def connection_class(options: ServerOptions) -> type[H11Protocol]:
             if self.cycle is None or self.cycle.response_complete:
                 self._refuse(Refusal(408, "The headers came too slowly.", code="timeout"))
 
-        def send_400_response(self, msg: str) -> None:
+        def send_400_response(self, _msg: str) -> None:
             """What h11 cannot read; too much of it has its own status."""
             size = len(self.conn.trailing_data[0])
             if size > options.max_header_bytes:

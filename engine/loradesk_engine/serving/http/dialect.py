@@ -182,7 +182,7 @@ class ChatDialect(Dialect):
         logprobs = self._logprobs(choice, choice.logprobs) if self._job.logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}
 
-    def _logprobs(self, choice: _Choice, items: list[TokenLogprob]) -> Any:
+    def _logprobs(self, _choice: _Choice, items: list[TokenLogprob]) -> Any:
         def shape(item: TokenLogprob) -> dict[str, Any]:
             return {"token": item.text, "logprob": _finite(item.logprob), "bytes": list(item.data)}
 
@@ -196,7 +196,7 @@ class TextDialect(Dialect):
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def _opening(self, index: int) -> dict[str, Any] | None:
+    def _opening(self, _index: int) -> dict[str, Any] | None:
         return None
 
     def _piece(self, index: int, text: str, logprobs: Any, reason: FinishReason | None) -> dict[str, Any]:
