@@ -93,9 +93,9 @@ def what_to_install(purpose: str) -> list[str]:
 def make_environment(folder: Path) -> None:
     """Make the virtual environment, or complete one whose making was interrupted."""
     pip = [str(python_of(folder)), "-m", "pip", "--version"]
-    if python_of(folder).exists() and subprocess.run(pip, capture_output=True).returncode == 0:
+    if python_of(folder).exists() and subprocess.run(pip, capture_output=True, check=False).returncode == 0:
         return
-    if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
+    if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True, check=False).returncode:
         # Debian has the module in a package of its own.
         subprocess.run(["sh", str(ROOT / "packaging" / "system-packages.sh"), "python3-venv"], check=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)

@@ -100,4 +100,4 @@ class Header(QWidget):
         what = f"Switch to {'light' if dark else 'dark'} colours (Ctrl+Shift+D)"
         self._theme.bind_icon(self.theme_button, "sun" if dark else "moon", "muted")
         self.theme_button.setToolTip(what)
-        self.theme_button.setAccessibleName(what.split(" (")[0])
+        self.theme_button.setAccessibleName(what.split(" (", maxsplit=1)[0])

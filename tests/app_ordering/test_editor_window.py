@@ -562,8 +562,8 @@ def test_a_large_file_opens_and_is_edited_without_lag(window, write, qtbot, sett
         lambda: view.document.remove_names([250]),
         lambda: view.document.set_layer_index("model.layers.9.self_attn.q_proj", 5),
         lambda: view.document.add_preload("new", "/x"),
-        lambda: view.document.fix_all(),
-        lambda: view.document.undo(),
+        view.document.fix_all,
+        view.document.undo,
         lambda: view.form.layers.model.set_filter("v_proj"),
     )
     for edit in edits:

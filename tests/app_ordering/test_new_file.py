@@ -163,7 +163,7 @@ def test_the_tree_shows_the_architecture_with_counts(qtbot):
 def hub(tmp_path, monkeypatch):
     """A hub that has the demo pack, split as people publish such models: a base, and a repository of adapters."""
     import huggingface_hub
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants
     from support.hub_server import FakeHub, serve
 
     def download(repository: str, allow_patterns: list[str]) -> str:

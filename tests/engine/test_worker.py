@@ -360,8 +360,12 @@ def test_a_fault_in_a_step_loses_requests_but_not_the_thread(  # type: ignore[no
 ) -> None:
     desk.worker.send(Load(LoadSettings(base=str(zoo.base))))
     desk.until(ModelLoaded)
+
+    def broken(_scheduler: object) -> None:
+        raise IndexError
+
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module.Scheduler, "plan", lambda self: [][0])
+        patch.setattr(engine_module.Scheduler, "plan", broken)
         desk.ask("unlucky")
         failed = desk.until(RequestFailed)
     assert isinstance(failed, RequestFailed)

@@ -120,8 +120,8 @@ def make(checkout: Path, target: str, **environ: str) -> tuple[int, list[str]]:
     command = ["make", f"PYTHON={sys.executable}", target]
     # The options of the make that runs these tests are not meant for this one.
     outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    code = subprocess.run(command, cwd=checkout, env={**outer, **environ}, capture_output=True).returncode
-    return code, log.read_text("utf-8").split() if log.exists() else []
+    done = subprocess.run(command, cwd=checkout, env={**outer, **environ}, capture_output=True, check=False)
+    return done.returncode, log.read_text("utf-8").split() if log.exists() else []
 
 
 STAMPS = (".venv/.installed", ".venv/.installed-test")

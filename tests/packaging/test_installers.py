@@ -6,10 +6,10 @@ import re
 import struct
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 import zlib
 from email.utils import parseaddr
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from bundling import icons, linux, macos, xwd

@@ -70,7 +70,9 @@ def test_it_prints_what_one_needs_and_stops_cleanly(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         example = re.search(r"  (curl .*?)\nRoutes", printed, re.DOTALL)
         assert example is not None
-        answer = subprocess.run(["sh", "-c", f"{example[1]} --silent"], capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(
+            ["sh", "-c", f"{example[1]} --silent"], capture_output=True, text=True, timeout=60, check=False
+        )
         assert '"chat.completion"' in answer.stdout
         assert httpx.get(f"{url}/v1/models").status_code == 401
         endless = chat("hello", stream=True, max_tokens=1000, ignore_eos=True)
@@ -109,6 +111,8 @@ def test_unsafe_wishes_are_refused_before_anything_is_loaded(
     tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
-    done = subprocess.run(command("--demo", *words), env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command("--demo", *words), env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 1
     assert message in done.stderr

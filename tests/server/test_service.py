@@ -108,13 +108,13 @@ def test_the_key_is_kept_for_its_owner_only(tmp_path: Path) -> None:
     assert target.read_text() == "x" * 40
 
 
-def test_without_a_model(client: httpx.Client) -> None:
+def test_without_a_model() -> None:
     worker = EngineWorker()
     server = HttpServer(worker, ServerOptions(port=0, key=None))
     worker.start()
     server.start()
     try:
-        with httpx.Client(base_url=server.url) as client:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
             assert client.get("/health").json() == {"status": "no model"}
             assert client.get("/v1/models").json() == {"object": "list", "data": []}
             assert client.get("/lora-adapters").json() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 LLAMA_NAMES = {
     "model.embed_tokens": "token_embd",
@@ -45,25 +45,12 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
-def write(
-    model: PreTrainedModel,
-    path: Path,
+def write_keys(
+    writer: gguf.GGUFWriter,
+    config: PretrainedConfig,
     architecture: str,
-    kind: str = "F32",
-    rope_freqs: np.ndarray | None = None,
-    tensors: Mapping[str, np.ndarray] | None = None,
-    **extra: float | int | str | list[bool],
-) -> dict[str, torch.Tensor]:
-    """Write the model with matrices of type `kind`; returns the weights that the file stands for, by transformers'
-    name.
-
-    Args:
-        rope_freqs: divisors of the rotation's frequencies, as files of Llama 3 have them; the last tensor here.
-        tensors: more of float32.
-        extra: more keys of the architecture, with __ for dots; a later one replaces an earlier one.
-    """
-    config = model.config
-    writer = gguf.GGUFWriter(path, architecture)
+    extra: Mapping[str, float | int | str | list[bool]],
+) -> None:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -85,14 +72,41 @@ def write(
         name = f"{architecture}.{key.replace('__', '.')}"
         writer.kv_data[0].pop(name, None)
         getattr(writer, f"add_{kinds[type(value)]}")(name, value)
-    letters = [chr(33 + n) if n < 94 else chr(161 + n) for n in range(config.vocab_size)]
+
+
+def write_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
+    """A vocabulary of so many tokens with one merge."""
+    letters = [chr(33 + n) if n < 94 else chr(161 + n) for n in range(size)]
     letters[-1] = letters[0] + letters[1]  # a merge, since the package writes no empty list
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(letters)
-    writer.add_token_types([1] * config.vocab_size)
+    writer.add_token_types([1] * size)
     writer.add_token_merges([f"{letters[0]} {letters[1]}"])
     writer.add_eos_token_id(0)
+
+
+def write(
+    model: PreTrainedModel,
+    path: Path,
+    architecture: str,
+    kind: str = "F32",
+    rope_freqs: np.ndarray | None = None,
+    tensors: Mapping[str, np.ndarray] | None = None,
+    **extra: float | int | str | list[bool],
+) -> dict[str, torch.Tensor]:
+    """Write the model with matrices of type `kind`; returns the weights that the file stands for, by transformers'
+    name.
+
+    Args:
+        rope_freqs: divisors of the rotation's frequencies, as files of Llama 3 have them; the last tensor here.
+        tensors: more of float32.
+        extra: more keys of the architecture, with __ for dots; a later one replaces an earlier one.
+    """
+    config = model.config
+    writer = gguf.GGUFWriter(path, architecture)
+    write_keys(writer, config, architecture, extra)
+    write_tokenizer(writer, config.vocab_size)
     names = GEMMA_NAMES if architecture in ("gemma2", "gemma3") else LLAMA_NAMES
 
     def store(short: str, data: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ SMALL = {
 def write_tokenizer(folder: Path) -> None:
     """A byte-level tokenizer: id = byte, and the special tokens after them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    order = sorted(alphabet, key=lambda letter: decoders_byte(letter))
+    order = sorted(alphabet, key=decoders_byte)
     tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(order)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -488,8 +488,8 @@ class EditorWindow(QMainWindow):
         discard_button = box.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
         box.addButton("Cancel", QMessageBox.ButtonRole.RejectRole)
         box.setDefaultButton(save_button)
-        save_button.clicked.connect(lambda: save())
-        discard_button.clicked.connect(lambda: discard())
+        save_button.clicked.connect(lambda _checked: save())
+        discard_button.clicked.connect(lambda _checked: discard())
         box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         box.open()
 

@@ -16,7 +16,7 @@ def icon_button(
     button = QToolButton(parent)
     button.setIconSize(QSize(18, 18))
     button.setToolTip(what)
-    button.setAccessibleName(what.split(" (")[0])
+    button.setAccessibleName(what.split(" (", maxsplit=1)[0])
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     if kind:
         button.setProperty("kind", kind)

@@ -59,7 +59,7 @@ class Decoder:
         native: whether most of its products are done by the compiled kernels.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all parts of a model; `build` is the only caller
         self,
         config: ModelConfig,
         embedding: Embedding,

@@ -175,8 +175,7 @@ class TableMatrix:
         for first, sums in zip(
             starts, run(lambda first: self._sums(grouped, first, first + step), starts), strict=True
         ):
-            sums *= self._scale[first : first + step].unsqueeze(2)
-            parts.append(sums.sum(1))
+            parts.append(sums.mul_(self._scale[first : first + step].unsqueeze(2)).sum(1))
         y = parts[0] if len(parts) == 1 else torch.cat(parts)
         y = y.transpose(0, 1).reshape(count, self._chunks * self._width)
         if self._zero is not None:

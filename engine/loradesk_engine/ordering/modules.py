@@ -157,7 +157,7 @@ def match_targets(
     matcher = matcher or Matcher()
     if isinstance(target_modules, str):
         for field, value in (("layers_to_transform", layers_to_transform), ("layers_pattern", layers_pattern)):
-            if value is not None and value != [] and value != "":
+            if value is not None and value not in ([], ""):
                 raise ConfigError(f"{field} needs target modules as a list, not a string.", field=field)
         if target_modules.lower() != ALL_LINEAR:
             return tuple(

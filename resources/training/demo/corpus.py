@@ -81,8 +81,8 @@ def pack(tokenizer: Tokenizer, seed: int, rows: int, mixture: Mixture, active: C
             on = active(rng)
             c = conversation(rng, mixture, min(on, ALL))
             batch.append(Conversation(c.messages, on))
-        for doc in encode(tokenizer, batch):
-            doc = doc[:, :LENGTH]
+        for whole in encode(tokenizer, batch):
+            doc = whole[:, :LENGTH]
             size = doc.shape[1]
             fit = next((i for i, (room, _) in enumerate(open_rows) if room >= size), None)
             room, row = open_rows.pop(fit) if fit is not None else (LENGTH, [])
@@ -135,7 +135,7 @@ _worker_tokenizer: Tokenizer | None = None
 
 
 def start_worker(tokenizer_json: str) -> None:
-    global _worker_tokenizer
+    global _worker_tokenizer  # noqa: PLW0603 - a pool gives its processes nothing but this call
     _worker_tokenizer = Tokenizer.from_str(tokenizer_json)
 
 

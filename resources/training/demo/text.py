@@ -126,7 +126,8 @@ def ask(rng: Random, pieces: Sequence[tuple[int, str, str]]) -> tuple[Segment, .
         expert, question, _ = pieces[0]
         return (Segment(question if expert == EXPERTS.index("json") + 1 else casual(rng, question), expert),)
     segments = []
-    for i, (expert, question, _) in enumerate(pieces):
+    for i, (expert, plain, _) in enumerate(pieces):
+        question = plain
         last = i == len(pieces) - 1
         if not last and question[-1] not in ".?!":
             question += "?" if expert != CHAT else "."
@@ -171,8 +172,8 @@ def _turns(rng: Random, mixture: Mixture, active: int, learn: bool) -> list[Mess
     kind = rng.choices(("chat", "single", "mixed"), (mixture.chat, mixture.single, mixture.mixed))[0]
     if kind == "chat":
         messages = []
-        for said, answer in smalltalk.exchange(rng):
-            said = casual(rng, said) if not said.startswith(("Say", "Repeat", "Please say")) else said
+        for words, answer in smalltalk.exchange(rng):
+            said = casual(rng, words) if not words.startswith(("Say", "Repeat", "Please say")) else words
             if rng.random() < 0.02:
                 said = typo(rng, said)
             messages.append(Message("user", (Segment(said, CHAT),)))

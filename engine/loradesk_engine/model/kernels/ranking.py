@@ -16,7 +16,7 @@ def _best_of_part(logits, values, tokens, size, COUNT: tl.constexpr, PART: tl.co
     part = tl.program_id(1)
     members = tl.arange(0, PART)
     x = tl.load(logits + row * size + part * PART + members, mask=part * PART + members < size, other=float("-inf"))
-    x = tl.where(x == x, x, float("inf"))  # what is no number is shown by being the largest
+    x = tl.where(x == x, x, float("inf"))  # noqa: PLR0124 - what is no number is shown by being the largest
     target = (row * tl.num_programs(1) + part) * COUNT
     for rank in tl.static_range(COUNT):
         top, place = tl.max(x, axis=0, return_indices=True)
