@@ -59,7 +59,7 @@ class Store:
                 if isinstance(database, StoreError):
                     raise database
                 future.set_result(job(database))
-            except Exception as problem:  # the future carries it; the thread serves the next job
+            except Exception as problem:  # noqa: BLE001 - the future carries it; the thread serves the next job
                 log_defect(logger, "A job of the store", problem)
                 future.set_exception(problem)
         if isinstance(database, Database):

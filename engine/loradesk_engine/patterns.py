@@ -60,5 +60,5 @@ class Matcher:
             try:
                 compiled = self._compiled[pattern] = regex.compile(pattern)
             except Exception as problem:  # the package's parser raises more than its own error
-                raise PatternError(f"The pattern is not a regular expression: {problem}.") from None
+                raise PatternError(f"The pattern is not a regular expression: {problem}.") from problem
         return compiled

@@ -223,7 +223,7 @@ def main(name: str) -> int:
             tell(worker.do(json.loads(line)))
         except _Refused as problem:
             tell({"problem": str(problem)})
-        except Exception as problem:  # whatever the peer raises is the reason it is left out
+        except Exception as problem:  # noqa: BLE001 - whatever the peer raises is the reason it is left out
             tell({"problem": f"{type(problem).__name__}: {problem}"})
     return 0
 

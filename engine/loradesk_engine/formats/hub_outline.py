@@ -168,7 +168,7 @@ def _fetch(reader: RangeReader, sizes: Mapping[str, int]) -> list[OutlinedFile]:
                 return
             try:
                 known[name] = _pieces(reader, name, size)
-            except Exception as problem:
+            except Exception as problem:  # noqa: BLE001 - raised below, in the thread that waits
                 problems.append(problem)
 
     # daemons: unlike a pool's threads they do not hold up the end of the program while the hub is silent
