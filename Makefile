@@ -23,7 +23,10 @@ test: $(TESTABLE) lint
 
 # The last step needs root, debootstrap and Xvfb, and says so where they are missing.
 test-all: $(TESTABLE) lint
-	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest
+	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest --cov --cov-report=
+	@echo 'The ten least covered files, and all together (build/coverage/html has each line):'
+	@$(BIN)/coverage report --sort=cover | sed -n '1,12p;$$p'
+	@$(BIN)/coverage html --quiet
 	$(MAKE) package
 	packaging/check_deb.sh
 

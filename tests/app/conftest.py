@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
+from support.pool_trace import traced_pool  # noqa: F401 - a fixture
 
 from loradesk_app.engine_client import EngineClient
 from loradesk_app.main_window import MainWindow

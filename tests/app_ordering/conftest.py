@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
+from support.pool_trace import traced_pool  # noqa: F401 - a fixture
 
 from loradesk_app.ordering.document import Document
 from loradesk_app.ordering.document_view import DocumentView
