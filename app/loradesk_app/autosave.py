@@ -79,7 +79,7 @@ class Autosave(QObject):
             return
         try:
             data = json.dumps(self._state(), ensure_ascii=False, separators=(",", ":")).encode()
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - whatever is wrong with a pane's state is the answer
             log_defect(logger, "Taking the conversation", problem)
             done(problem)
             return

@@ -109,9 +109,8 @@ def test_every_event_comes_through_to_the_one_who_asked():
             EstimateFailed: Estimate(SETTINGS),
             CommandFailed: (Activate({}), AddAdapter(AdapterSource("a", "b")), RemoveAdapter("a"), Unload())[place % 4],
         }.get(type(event))
-        if sent is not None:
-            event = replace(event, tag=router.outgoing(sent).tag)
-        assert taken(router, event) == [event]
+        answer = event if sent is None else replace(event, tag=router.outgoing(sent).tag)
+        assert taken(router, answer) == [answer]
 
 
 def test_tags_are_made_here_and_never_twice():

@@ -117,7 +117,7 @@ def test_a_defect_has_its_traceback_and_an_expected_error_has_none(trail: Trail)
     for error in (TypeError("a slip"), ConfigError("no config.json", file="/a/b")):
         try:
             raise error
-        except Exception as problem:
+        except (TypeError, ConfigError) as problem:
             log_defect(engine, "A load", problem)
     assert "TypeError: a slip" in content(trail)
     assert "Traceback" in content(trail)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loradesk_app.log.log_window import LogWindow
 
 logger = logging.getLogger(__name__)
+BROKEN_DIALOG = "The dialog for a defect cannot be shown"
 
 COUNT_MS = 500  # between two changes of the dialog's count: a defect in painting comes with every frame
 
@@ -115,7 +116,8 @@ class LogDesk(QObject):
             if self._more:
                 self.dialog.show_more(self._more)
         except Exception:
-            self._give_up()
+            self._give_up()  # first: what is logged now must open no dialog
+            logger.exception(BROKEN_DIALOG)
 
     def _save(self, path: str, data: bytes) -> None:
         write = partial(write_atomic, path, data)
@@ -138,7 +140,8 @@ class LogDesk(QObject):
         try:
             self._show(entry)
         except Exception:
-            self._give_up()
+            self._give_up()  # first: what is logged now must open no dialog
+            logger.exception(BROKEN_DIALOG)
 
     def _show(self, entry: Entry) -> None:
         from loradesk_app.log.defect_dialog import DefectDialog
@@ -168,4 +171,3 @@ class LogDesk(QObject):
         """The dialog itself is broken: the log has both defects, and no further dialog is tried."""
         self._ended = True
         self._trail.unwatch(self._notice)
-        logger.error("The dialog for a defect cannot be shown", exc_info=True)

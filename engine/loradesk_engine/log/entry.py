@@ -86,7 +86,7 @@ SOURCES = (
 
 def is_ours(logger: str) -> bool:
     """Whether a logger is of a module of Loradesk."""
-    return logger.split(".")[0] in PACKAGES
+    return logger.partition(".")[0] in PACKAGES
 
 
 def parse_entries(lines: Iterable[str]) -> Iterator[Entry]:

@@ -84,7 +84,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return refusal.response
 
     @app.exception_handler(HTTPException)
-    async def other(_request: Request, error: HTTPException) -> Response:
+    async def other(request: Request, error: HTTPException) -> Response:
         texts = {404: "There is no such route.", 405: "This route does not take this method."}
         text = texts.get(error.status_code, str(error.detail))
         refusal = Refusal(error.status_code, text, code="not_found", headers=error.headers)
