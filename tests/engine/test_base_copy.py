@@ -19,7 +19,7 @@ from support.logits import with_one_adapter
 from loradesk_engine.adapters import base_copy
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError
-from loradesk_engine.generation import engine as engine_module
+from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.bnb import quantize
 from loradesk_engine.model.dequantize import dequantize
@@ -79,7 +79,7 @@ def peft_logits(base: Path, adapter: Path) -> torch.Tensor:
 def test_on_a_gguf_base_it_loads_and_equals_peft_on_the_dequantized_one(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, packed: bool
 ) -> None:
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: packed)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: packed)
     model = tiny.load(folders / name)
     model.load_state_dict(gguf_files.write(model, tmp_path / "m.gguf", "llama", kind), strict=False)
     model.tie_weights()

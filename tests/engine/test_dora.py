@@ -21,7 +21,7 @@ from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSetti
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.events import TokensGenerated
 from loradesk_engine.formats.bnb import BnbConfig
-from loradesk_engine.generation import engine as engine_module
+from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model import linear as linear_module
 from loradesk_engine.model.batch import Batch, Segment
@@ -239,7 +239,7 @@ def test_bfloat16_is_as_near_to_float32_as_pefts(base: Path, tmp_path: Path) -> 
 def test_on_a_packed_base_it_equals_peft_on_the_dequantized_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: True)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: True)
     model = tiny.make_llama(tmp_path / "base")
     model.load_state_dict(gguf_files.write(model, tmp_path / "m.gguf", "llama", "Q4_0"), strict=False)
     model.save_pretrained(tmp_path / "base")

@@ -16,7 +16,7 @@ from loradesk_engine.commands import AdapterSource, Estimate, Load, LoadSettings
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.errors import HubError, LoradeskError, RequestError
 from loradesk_engine.events import EstimateFailed, MemoryEstimate, MemoryEstimated, ModelLoaded
-from loradesk_engine.generation import engine as engine_module
+from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.generation.estimate import estimate
 from loradesk_engine.model import estimate as weights_module
@@ -80,7 +80,7 @@ def test_every_shape_of_a_decoder(name: str, changes: dict[str, object], tmp_pat
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("packed", [False, True], ids=["dequantized once", "packed"])
 def test_gguf(zoo, kind: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    for module in (engine_module, weights_module):
+    for module in (loading_module, weights_module):
         monkeypatch.setattr(module, "keeps_packed", lambda parameters, device: packed)
     model = transformers.LlamaForCausalLM.from_pretrained(zoo.base, dtype=torch.float32)
     gguf_files.write(model, tmp_path / "m.gguf", "llama", kind)

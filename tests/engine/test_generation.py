@@ -12,6 +12,7 @@ import torch
 from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Message, Sampling
 from loradesk_engine.errors import AdapterError, BusyError, RequestError, TemplateError
 from loradesk_engine.events import Event, RequestFailed, RequestFinished, RequestStarted, TokensGenerated
+from loradesk_engine.generation import lookahead as lookahead_module
 from loradesk_engine.generation import runner as runner_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
@@ -196,12 +197,12 @@ def test_batched_equals_alone(zoo, mode: str) -> None:  # type: ignore[no-untype
 
 
 def test_nobody_waits_for_anothers_wrong_guess(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(runner_module, "ROW_COST", 0.0)  # guesses are worth it, as wrong as they are
+    monkeypatch.setattr(lookahead_module, "ROW_COST", 0.0)  # guesses are worth it, as wrong as they are
     engine, passes = xlora(zoo), []
-    compute = engine._runner._compute
-    monkeypatch.setattr(engine._runner, "_graphs", None)  # where there are any
+    compute = engine._runner.passes._compute
+    monkeypatch.setattr(engine._runner.passes, "graphs", None)  # where there are any
     monkeypatch.setattr(
-        engine._runner, "_compute", lambda rows, *rest: passes.append(len(rows)) or compute(rows, *rest)
+        engine._runner.passes, "_compute", lambda rows, *rest: passes.append(len(rows)) or compute(rows, *rest)
     )
     prompts = [PROMPT[number:] for number in range(4)]
     alone = [ask(engine, prompt, temperature=0.7, seed=number) for number, prompt in enumerate(prompts)]
@@ -223,25 +224,25 @@ def test_nobody_waits_for_anothers_wrong_guess(zoo, monkeypatch: pytest.MonkeyPa
 
 def test_wrong_guesses_are_left_out_and_heard_of_again(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     engine = xlora(zoo)
-    monkeypatch.setattr(engine._runner, "_graphs", None)  # where there are any
+    monkeypatch.setattr(engine._runner.passes, "graphs", None)  # where there are any
     drawn: list[bool] = []
     listened: list[bool] = []
-    compute = engine._runner._pass
+    compute = engine._runner.passes.run
 
-    def counted(rows, asked, classified, active):  # type: ignore[no-untyped-def]
+    def counted(rows, requested, classified, active):  # type: ignore[no-untyped-def]
         if len(classified) == len(rows):  # a scaling pass
-            listened.append(len(asked) > 0)
-        return compute(rows, asked, classified, active)
+            listened.append(len(requested) > 0)
+        return compute(rows, requested, classified, active)
 
-    def draw(sequence, prediction):  # type: ignore[no-untyped-def]
-        known = sequence.xlora.guesses
+    def sample(prediction):  # type: ignore[no-untyped-def]
+        known = prediction.sequence.xlora.guesses
         drawn.append(len(drawn) >= 40)
         if drawn[-1] and known:
             return torch.tensor(known[0], device=prediction.logits.device)
         return torch.tensor(7 if not known or known[0] != 7 else 8, device=prediction.logits.device)
 
-    monkeypatch.setattr(engine._runner, "_pass", counted)
-    monkeypatch.setattr(engine, "_draw", draw)
+    monkeypatch.setattr(engine._runner.passes, "run", counted)
+    monkeypatch.setattr(runner_module, "sample", sample)
     engine.submit(request(tokens=120))
     checked, heard = [], []
     while engine.busy:
@@ -487,14 +488,14 @@ def test_chat_uses_the_models_template(zoo) -> None:  # type: ignore[no-untyped-
 def test_a_cache_that_cannot_grow_fails_what_runs_and_nothing_after_it(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     engine, long = lora(zoo), tuple(range(40, 250)) * 2
     expected, expected_long = ask(engine, tokens=8), ask(lora(zoo), long, tokens=8)
-    grown, calls = engine._runner.cache._grown, itertools.count()
+    grown, calls = engine._runner.passes.cache._grown, itertools.count()
 
     def refuse(*given):  # type: ignore[no-untyped-def]
         if next(calls) == 1:
             raise MemoryError("no room for the values")
         return grown(*given)
 
-    monkeypatch.setattr(engine._runner.cache, "_grown", refuse)
+    monkeypatch.setattr(engine._runner.passes.cache, "_grown", refuse)
     for prompt in (PROMPT, long):
         engine.submit(request(prompt, tokens=8))
     events = run(engine)

@@ -16,7 +16,7 @@ from loradesk_engine.errors import ConfigError, FileFormatError, LoradeskError, 
 from loradesk_engine.formats.gguf import read_gguf
 from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
 from loradesk_engine.formats.tokenizer import read_tokenizer
-from loradesk_engine.generation import engine as engine_module
+from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.quantized import PackedLinear
@@ -94,7 +94,7 @@ def test_every_architecture_equals_transformers(architecture: str, tmp_path: Pat
 def test_quantized_files_equal_transformers_on_the_dequantized_weights(
     kind: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: packed)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: packed)
     model = make("llama", tmp_path / "m.gguf", kind)
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     quantized = kind not in ("F16", "BF16")
@@ -106,7 +106,7 @@ def test_quantized_files_equal_transformers_on_the_dequantized_weights(
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dequantized once", "packed"])
 def test_quantized_experts_equal_transformers(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: packed)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: packed)
     model = make("mixtral", tmp_path / "m.gguf", "Q8_0")
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     assert any(isinstance(linear, PackedLinear) for linear in engine.decoder.linears) == packed
@@ -120,7 +120,7 @@ def test_a_lora_on_a_packed_base_equals_peft_on_the_dequantized_one(
 ) -> None:
     from peft import PeftModel
 
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: True)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: True)
     model = make("llama", tmp_path / "m.gguf", "Q4_0")
     model.save_pretrained(tmp_path / "base")
     tiny.make_lora(tmp_path / "base", tmp_path / "lora", 3)

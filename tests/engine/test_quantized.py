@@ -13,7 +13,7 @@ from support.blocks import LOGITS, PRODUCTS, random_blocks, weights
 
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.errors import CheckpointError
-from loradesk_engine.generation import engine as engine_module
+from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.dequantize import QUANTIZATIONS
@@ -170,7 +170,7 @@ def test_what_does_not_fit_together_stays_apart(form: Form, other: tuple[str, in
 @pytest.mark.parametrize("tied", [False, True], ids=["two matrices", "tied"])
 def test_a_model_of_every_type(kind: str, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The logits of a prefill and of steps against transformers on the weights that the file stands for."""
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: True)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: True)
     made = iter(range(100))
     monkeypatch.setattr(  # the package quantizes to some types only
         gguf.quants, "quantize", lambda data, kind: random_blocks(kind.name, *data.shape, seed=next(made))[0]

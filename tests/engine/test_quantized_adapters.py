@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from support import bnb, gguf_files, tiny
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
-from loradesk_engine.generation import engine as engine_module
+from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 
@@ -93,7 +93,7 @@ def tolerance(both_paths: None, request: pytest.FixtureRequest) -> float:
 @pytest.fixture(autouse=True)
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models would be dequantized once where there are no kernels."""
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: True)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: True)
 
 
 def near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:

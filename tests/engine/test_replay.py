@@ -1,24 +1,22 @@
-"""The runner's way through captured graphs, on any machine: these graphs compute eagerly.
+"""Steps on captured graphs, on any machine: these graphs compute eagerly.
 
-That real graphs compute the same is what tests/engine/cuda/test_graphs.py shows where there is a GPU.
+tests/engine/cuda/test_graphs.py shows on a GPU that real graphs compute the same.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.eager_graphs import EagerGraphs
+from support.eager_graphs import use_eager_graphs
 
 from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
 from loradesk_engine.events import RequestFinished, TokensGenerated
-from loradesk_engine.generation import runner as runner_module
+from loradesk_engine.generation import lookahead as lookahead_module
+from loradesk_engine.generation import passes as passes_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.generation.guesses import MOST_GUESSES
-from loradesk_engine.generation.runner import _key
-from loradesk_engine.generation.scheduler import Chunk
 from loradesk_engine.model import kernels
 
 _ids = itertools.count()
@@ -50,11 +48,10 @@ def test_xlora_through_graphs_equals_without(
 ) -> None:
     settings = zoo.xlora_settings(device="cpu")
     monkeypatch.setattr(kernels, "MAX_ROWS", most)
-    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", row_cost)
+    monkeypatch.setattr(lookahead_module, "GRAPH_ROW_COST", row_cost)
     expected = answers(EngineCore.load(settings, lookahead=lookahead), 4, **sampling)
     engine = EngineCore.load(settings, lookahead=lookahead)
-    graphs = EagerGraphs(engine._runner)
-    engine._runner._graphs = graphs
+    graphs = use_eager_graphs(engine)
     assert answers(engine, 4, **sampling) == expected
     most_guesses = MOST_GUESSES if row_cost == 0 else 1
     decoding = 4 * (1 + most_guesses) if lookahead else 4
@@ -91,11 +88,10 @@ def eventful(engine: EngineCore) -> dict[str, list[int]]:
 def test_steps_that_were_started_too_early_change_nothing(
     zoo, monkeypatch, frozen_after: int | None, row_cost: float
 ) -> None:
-    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", row_cost)
+    monkeypatch.setattr(lookahead_module, "GRAPH_ROW_COST", row_cost)
     settings = zoo.xlora_settings(device="cpu", tgt_non_granular_index=frozen_after)
     engine = EngineCore.load(settings)
-    graphs = EagerGraphs(engine._runner)
-    engine._runner._graphs = graphs
+    graphs = use_eager_graphs(engine)
     given = eventful(engine)
     assert given == eventful(EngineCore.load(settings))
     assert [len(given[name]) for name in ("0", "2", "3", "late")] == [16, 16, 4, 6]
@@ -104,12 +100,12 @@ def test_steps_that_were_started_too_early_change_nothing(
 
 def test_a_step_follows_the_other_whatever_is_right(zoo, monkeypatch) -> None:
     """The host makes few steps itself, though most guesses are wrong and requests come and end."""
-    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", 0.0)
+    monkeypatch.setattr(lookahead_module, "GRAPH_ROW_COST", 0.0)
     engine = EngineCore.load(zoo.xlora_settings(device="cpu"))
     runner = engine._runner
-    runner._graphs = EagerGraphs(runner)
-    made, step = [], runner._step
-    monkeypatch.setattr(runner, "_step", lambda *given: made.append(given) or step(*given))
+    use_eager_graphs(engine)
+    made, compute = [], runner._compute
+    monkeypatch.setattr(runner, "_compute", lambda *given: made.append(given) or compute(*given))
     steps = tokens = misses = requests = 0
     while requests < 8 or engine.busy:
         if requests < 8 and len(engine._sequences()) < 4:
@@ -126,12 +122,12 @@ def test_a_step_follows_the_other_whatever_is_right(zoo, monkeypatch) -> None:
 
 
 def test_of_three_guesses_more_are_right_than_of_one(zoo, monkeypatch) -> None:
-    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", 0.0)
+    monkeypatch.setattr(lookahead_module, "GRAPH_ROW_COST", 0.0)
     settings, rates, told = zoo.xlora_settings(device="cpu"), [], []
     for most in (1, MOST_GUESSES):
-        monkeypatch.setattr(runner_module, "MOST_GUESSES", most)
+        monkeypatch.setattr(passes_module, "MOST_GUESSES", most)
         engine = EngineCore.load(settings)
-        engine._runner._graphs = EagerGraphs(engine._runner)
+        use_eager_graphs(engine)
         sampling = Sampling(max_tokens=60, ignore_end=True, temperature=0.5, seed=2)
         engine.submit(CompletionRequest("r", tuple(range(40, 52)), sampling, want_scalings=True))
         events = []
@@ -146,18 +142,13 @@ def test_of_three_guesses_more_are_right_than_of_one(zoo, monkeypatch) -> None:
 
 
 def test_a_graph_of_a_cache_that_moved_is_not_replayed(zoo, monkeypatch) -> None:
-    settings = LoadSettings(base=str(zoo.base), dtype="float32", device="cpu")
-    engine = EngineCore.load(settings)
-    runner = engine._runner
-    runner._graphs = EagerGraphs(runner)
+    engine = EngineCore.load(LoadSettings(base=str(zoo.base), dtype="float32", device="cpu"))
+    use_eager_graphs(engine)
     engine.submit(CompletionRequest("r", tuple(range(40, 52)), Sampling(max_tokens=12, ignore_end=True)))
     for _ in range(3):
         engine.step()
-    last = runner._replayed
-    assert last is not None
-    # as on a GPU: the next step was started from the same graph, and then the cache grows
-    chunks = [Chunk(chunk.sequence, chunk.start + 1, 1) for chunk in last.chunks]
-    runner._started = replace(last, chunks=chunks, rows={_key(chunk): row for row, chunk in enumerate(chunks)})
-    monkeypatch.setattr(runner.cache, "reserve", lambda slots, positions: True)
+    started = engine._started
+    assert started is not None  # the next step was started on this graph, and then the cache grows
+    monkeypatch.setattr(engine._runner.passes.cache, "reserve", lambda slots, positions: True)
     engine.step()
-    assert runner._replayed is None
+    assert engine._started is None

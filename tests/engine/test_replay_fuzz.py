@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.eager_graphs import EagerGraphs
+from support.eager_graphs import use_eager_graphs
 
 from loradesk_engine.commands import CompletionRequest, Sampling
 from loradesk_engine.events import RequestFinished, TokensGenerated
-from loradesk_engine.generation import runner as runner_module
+from loradesk_engine.generation import lookahead as lookahead_module
+from loradesk_engine.generation import passes as passes_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model import cache, kernels
 
@@ -120,8 +121,8 @@ def test_nothing_that_happens_changes_an_answer(zoo: Any, monkeypatch: pytest.Mo
     dice = random.Random(seed)
     monkeypatch.setattr(kernels, "MAX_ROWS", dice.choice([64, 64, 7, 4]))
     monkeypatch.setattr(cache, "GROWTH", dice.choice([256, 16, 8]))
-    monkeypatch.setattr(runner_module, "MOST_GUESSES", dice.choice([3, 3, 2, 1]))
-    monkeypatch.setattr(runner_module, "GRAPH_ROW_COST", dice.choice([0.0, 0.0, 0.05, 0.2]))
+    monkeypatch.setattr(passes_module, "MOST_GUESSES", dice.choice([3, 3, 2, 1]))
+    monkeypatch.setattr(lookahead_module, "GRAPH_ROW_COST", dice.choice([0.0, 0.0, 0.05, 0.2]))
     frozen_after = dice.choice([None, None, None, 1, 3])
     settings = zoo.xlora_settings(device="cpu", tgt_non_granular_index=frozen_after, context=dice.choice([None, 110]))
     limits: dict[str, Any] = {
@@ -130,7 +131,7 @@ def test_nothing_that_happens_changes_an_answer(zoo: Any, monkeypatch: pytest.Mo
     }
     plain = EngineCore.load(settings, lookahead=False, **limits)
     graphed = EngineCore.load(settings, **limits)
-    graphed._runner._graphs = EagerGraphs(graphed._runner)
+    use_eager_graphs(graphed)
     requests = [random_request(dice, number) for number in range(dice.randint(1, 6))]
     activations = {place: dice.choice(MIXES) for place in dice.sample(range(2, 30), dice.choice([0, 1, 3]))}
     answered = play(plain, requests, activations)

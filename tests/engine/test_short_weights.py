@@ -36,12 +36,12 @@ def in_float32(folder: Path) -> transformers.PreTrainedModel:
 
 def logits(engine: EngineCore, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Of a prefill of all tokens but three, and of three steps."""
-    runner, rows = engine._runner, []
-    runner.cache.reserve(1, len(TOKENS))
+    cache, rows = engine._runner.passes.cache, []
+    cache.reserve(1, len(TOKENS))
     for start, end in ((0, 20), (20, 21), (21, 22), (22, 23)):
-        delta = None if weights is None else runner.mixture.delta(weights, range(weights.shape[-1]))
+        delta = None if weights is None else engine.mixture.delta(weights, range(weights.shape[-1]))
         batch = Batch(TOKENS[start:end], torch.arange(start, end), (Segment(0, 0, end - start, start),), delta)
-        rows.append(engine.decoder.logits(engine.decoder.forward(batch, runner.cache), delta))
+        rows.append(engine.decoder.logits(engine.decoder.forward(batch, cache), delta))
     return torch.cat(rows)
 
 

@@ -48,6 +48,7 @@ from loradesk_engine.events import (
     WorkerReady,
 )
 from loradesk_engine.generation import engine as engine_module
+from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.serving.worker import EngineWorker
 
 SECONDS = 60
@@ -137,7 +138,7 @@ def test_a_load_can_be_cancelled_and_keeps_the_model(desk: Desk, zoo, monkeypatc
     desk.worker.send(Load(LoadSettings(base=str(zoo.base))))
     desk.until(ModelLoaded)
     entered = threading.Event()
-    build = engine_module.build_decoder
+    build = loading_module.build_decoder
 
     def slow(*args, progress, **options):  # type: ignore[no-untyped-def]
         entered.set()
@@ -146,7 +147,7 @@ def test_a_load_can_be_cancelled_and_keeps_the_model(desk: Desk, zoo, monkeypatc
             time.sleep(0.01)
         return build(*args, progress=progress, **options)
 
-    monkeypatch.setattr(engine_module, "build_decoder", slow)
+    monkeypatch.setattr(loading_module, "build_decoder", slow)
     desk.worker.send(Load(LoadSettings(base=str(zoo.base), dtype="bfloat16")))
     assert entered.wait(SECONDS)
     desk.ask("meanwhile")  # the model that is there answers while another one loads
@@ -365,7 +366,7 @@ def test_a_fault_in_a_step_loses_requests_but_not_the_thread(  # type: ignore[no
         raise IndexError
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module.Scheduler, "plan", broken)
+        patch.setattr(engine_module.Scheduler, "schedule", broken)
         desk.ask("unlucky")
         failed = desk.until(RequestFailed)
     assert isinstance(failed, RequestFailed)

@@ -1,11 +1,12 @@
-"""Captured graphs' place in a runner, on any machine: these compute eagerly."""
+"""Stand-ins for captured CUDA graphs that compute eagerly, so that their use is tested on any machine."""
 
 from __future__ import annotations
 
 import torch
 
+from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.generation.guesses import MOST_GUESSES
-from loradesk_engine.generation.runner import Runner
+from loradesk_engine.generation.passes import Passes
 from loradesk_engine.generation.sampling import ranked
 from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
@@ -14,10 +15,10 @@ from loradesk_engine.model.batch import Batch, Segment
 class EagerGraph:
     """One decoding step with the interface of `DecodeGraph`; the next one overwrites its results, as with a graph."""
 
-    def __init__(self, runner: Runner, rows: int) -> None:
-        self.runner = runner
+    def __init__(self, passes: Passes, rows: int) -> None:
+        self.passes = passes
         self.rows = rows
-        self.logits = torch.empty(rows, runner.decoder.config.vocab_size)
+        self.logits = torch.empty(rows, passes.decoder.config.vocab_size)
         self.best = torch.empty(rows, MOST_GUESSES, dtype=torch.int64)
         self.predicted: torch.Tensor | None = None
 
@@ -28,25 +29,25 @@ class EagerGraph:
         self.compute()
 
     def compute(self) -> None:
-        runner = self.runner
+        passes = self.passes
         self.logits.fill_(torch.nan)
         candidates = []  # each is computed at its position, and put into its column when all have been
         for row, ((token, position, column, slot), scaling) in enumerate(zip(self.inputs, self.scalings, strict=True)):
-            delta = None if scaling is None else runner.mixture.delta(scaling, range(len(runner.mixture.adapters)))
+            delta = None if scaling is None else passes.mixture.delta(scaling, range(len(passes.mixture.adapters)))
             segment = (Segment(slot, 0, 1, position),)
-            hidden = runner.decoder.forward(
-                Batch(torch.tensor([token]), torch.tensor([position]), segment, delta), runner.cache
+            hidden = passes.decoder.forward(
+                Batch(torch.tensor([token]), torch.tensor([position]), segment, delta), passes.cache
             )
-            lies = [tensor[slot, :, position].clone() for tensor in (*runner.cache.keys, *runner.cache.values)]
+            lies = [tensor[slot, :, position].clone() for tensor in (*passes.cache.keys, *passes.cache.values)]
             candidates.append((slot, column, lies))
-            self.logits[row] = runner.decoder.logits(hidden, delta)[0]
-            if runner.classifier is not None:
-                predicted = runner.classifier(hidden)
+            self.logits[row] = passes.decoder.logits(hidden, delta)[0]
+            if passes.classifier is not None:
+                predicted = passes.classifier(hidden)
                 if self.predicted is None:
                     self.predicted = torch.empty(self.rows, *predicted.shape[1:])
                 self.predicted[row] = predicted[0]
         for slot, column, lies in candidates:
-            for tensor, lay in zip((*runner.cache.keys, *runner.cache.values), lies, strict=True):
+            for tensor, lay in zip((*passes.cache.keys, *passes.cache.values), lies, strict=True):
                 tensor[slot, :, column] = lay
         self.best.copy_(ranked(self.logits, MOST_GUESSES))
 
@@ -67,7 +68,7 @@ class EagerGraph:
                     self.inputs[row] = [token, position, position, slot]
                 continue
             right = checked.index(token)
-            self.runner.cache.move(slot, position + right, position)
+            self.passes.cache.move(slot, position + right, position)
             self.scalings[number] = self.predicted[rows[right]][None] * weights[number]
             for place, (row, guess) in enumerate(zip(rows, self.best[rows[right]].tolist(), strict=False)):
                 self.inputs[row] = [max(guess, 0), position + 1, position + 1 + place, slot]
@@ -75,14 +76,21 @@ class EagerGraph:
 
 
 class EagerGraphs:
-    """Stands where `DecodeGraphs` stands."""
+    """A stand-in for `DecodeGraphs`."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
+    def __init__(self, passes: Passes) -> None:
+        self.passes = passes
         self.sizes: list[int] = []
         self.made: dict[int, EagerGraph] = {}
 
     def graph(self, rows: int, *, adapted: bool) -> EagerGraph:
         assert rows <= kernels.MAX_ROWS
         self.sizes.append(rows)
-        return self.made.setdefault(rows, EagerGraph(self.runner, rows))
+        return self.made.setdefault(rows, EagerGraph(self.passes, rows))
+
+
+def use_eager_graphs(engine: EngineCore) -> EagerGraphs:
+    """Let an engine compute on eager graphs; returns them."""
+    graphs = EagerGraphs(engine._runner.passes)
+    engine._runner.passes.graphs = graphs  # type: ignore[assignment]
+    return graphs

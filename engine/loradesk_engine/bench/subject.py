@@ -32,7 +32,8 @@ from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.formats.config import ModelConfig, parse_config
 from loradesk_engine.formats.tokenizer import Tokenizer
 from loradesk_engine.formats.xlora import read_xlora
-from loradesk_engine.generation.engine import EngineCore, _Base
+from loradesk_engine.generation.engine import EngineCore
+from loradesk_engine.generation.loading import LoadedBase
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.model.decoder import Decoder
@@ -167,7 +168,7 @@ class ShapeSubject(Subject):
             context=self.context,
         )
         engine = EngineCore(
-            _Base((self.name,), decoder, _plain_tokenizer(self.config.vocab_size)),
+            LoadedBase((self.name,), decoder, _plain_tokenizer(self.config.vocab_size)),
             None if work.mode == "none" else self._adapters(work, decoder),
             LoadSettings(base=self.name, mode=work.mode, tgt_non_granular_index=_frozen_after(work)),
             self.context,

@@ -1,8 +1,9 @@
-"""Decoding on CUDA as captured graphs: one launch a step instead of hundreds.
+"""Decoding on CUDA as captured graphs: one launch for each step instead of hundreds.
 
 Everything that differs from step to step is read on the device (tokens, positions, slots, scalings), so switching or
-weighting an adapter changes a tensor and captures nothing again. There is a graph for each count of rows, rounded up to
-a power of two; a longer cache or other adapters make them anew, which takes about as long as one step without them.
+weighting an adapter changes a tensor and captures nothing again. There is one graph for each number of rows, rounded up
+to a power of two. A larger cache or other adapters capture them again, which takes about as long as one step without
+graphs.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Iterator
-from collections.abc import Sequence as Many
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,15 +28,15 @@ from loradesk_engine.model.decoder import Decoder
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
 
-TOKENS, POSITIONS, COLUMNS, SLOTS = range(4)  # rows of a graph's inputs
+TOKENS, POSITIONS, COLUMNS, SLOTS = range(4)  # rows of a graph's input tensor
 _capturing = threading.Lock()
-_OTHER = torch.empty(0)  # what lies in a row of scalings that the device itself has written
+_WRITTEN_BY_DEVICE = torch.empty(0)  # stands for scalings that the device has written into a row itself
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """One capture at a time, and no garbage collection within it: what it finds may be an earlier engine, and letting
-    go of the memory and graphs of that one breaks the capture off.
+    """One capture at a time, and no garbage collection during it: collecting an earlier engine frees its memory and
+    graphs, which aborts the capture.
     """
     with _capturing:
         collects = gc.isenabled()
@@ -49,16 +49,17 @@ def _undisturbed() -> Iterator[None]:
 
 
 class DecodeGraph:
-    """One decoding step of a fixed number of rows.
+    """One decoding step of a fixed number of rows. Each replay overwrites the results of the one before it.
 
     Attributes:
-        logits: float32 [rows, vocab], until the next step.
-        best: int64 [rows, MOST_GUESSES], the likeliest tokens, best first.
-        predicted: float32 [rows, layers, adapters], the scalings that the classifier gives for these rows, or None.
+        logits: float32 [rows, vocab].
+        best: the most likely tokens, best first, int64 [rows, MOST_GUESSES].
+        predicted: the classifier's scalings for these rows, float32 [rows, layers, adapters]; None without a
+            classifier.
 
     Args:
-        adapted: whether the mixture is part of it; None of its adapters need be active.
-        pool: of memory, shared by graphs that never run at the same time.
+        adapted: whether the graph includes the mixture; its adapters may all be inactive.
+        pool: memory shared by graphs that never run at the same time.
     """
 
     def __init__(
@@ -81,32 +82,34 @@ class DecodeGraph:
         if self._mixture is not None:
             layers = classifier.layers if classifier is not None else 1
             self._scalings = torch.zeros((rows, layers, len(self._mixture.adapters)), device=decoder.device)
-        self._held: list[Tensor | None] = [None] * rows  # what lies in the rows of `_scalings`
+        self._held: list[Tensor | None] = [None] * rows  # contents of the rows of `_scalings`
         self._delta: MixtureDelta | None = None
         self._pool = pool
-        self._addresses: Tensor | None = None  # of the cache's tensors
+        self._addresses: Tensor | None = None  # addresses of the cache's tensors
         self._graph: torch.cuda.CUDAGraph | None = None
         step = kernels.step_kernels(decoder.device, decoder.dtype)
-        assert step is not None, "graphs are made where the kernels are usable"
+        assert step is not None, "graphs need the Triton kernels"
         self._kernels = step
         self.logits: Tensor
         self.best: Tensor
         self.predicted: Tensor | None
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Capture the step with the inputs that are there: they are computed on the way, so they must be real ones."""
+        """Capture the step. The warm-up computes the current inputs, so they must be valid."""
         stream = torch.cuda.Stream(self._decoder.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._decoder.device))
-        # the first time compiles the kernels and sets up the libraries, which a capture cannot
+        # The first run compiles the kernels and initializes libraries, which a capture cannot do.
         with torch.cuda.stream(stream), kernels.used(self._kernels):
             self._compute()
         torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # another thread may load a model meanwhile; its allocations are no part of this
+        # Another thread may load a model meanwhile; its allocations are not part of this capture.
         capture = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
         with _undisturbed(), capture, kernels.used(self._kernels):
             self.logits, self.best, self.predicted = self._compute()
-        self._tables = self._decoder.rope_tables  # another engine of this base may make longer ones
+        self._tables = (
+            self._decoder.rope_tables
+        )  # kept alive: another engine of this base may replace them by longer ones
         return graph
 
     def _compute(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -115,7 +118,7 @@ class DecodeGraph:
         delta = None
         if self._mixture is not None and self._scalings is not None:
             delta = self._mixture.delta(self._scalings, range(len(self._mixture.adapters)))
-            self._delta = delta  # the graph reads its tensors at every replay, whatever the mixture keeps
+            self._delta = delta  # kept alive: every replay reads its tensors
         tokens, positions, columns, slots = self._inputs.unbind()
         batch = Batch(tokens, positions, (), delta, slots, columns)
         hidden = self._decoder.forward(batch, self._cache)
@@ -129,13 +132,13 @@ class DecodeGraph:
         positions: list[int],
         columns: list[int],
         slots: list[int],
-        scalings: Many[Tensor | None],
+        scalings: Sequence[Tensor | None],
     ) -> None:
-        """Compute rows, at most as many as the graph has; the rest repeat the first one, which does no harm.
+        """Compute rows, at most as many as the graph has; unused rows repeat the first one, which is harmless.
 
         tokens, positions, columns, slots: see `Batch`.
-        scalings: of each row, float32 [1, layers or 1, adapters], or None for the base model. A tensor that is given
-            again is taken to be unchanged.
+        scalings: for each row, float32 [1, layers or 1, adapters], or None for the base model. A tensor object that is
+            passed again must be unchanged.
         """
         spare = self._inputs.shape[1] - len(tokens)
         inputs = [given + given[:1] * spare for given in (tokens, positions, columns, slots)]
@@ -153,8 +156,8 @@ class DecodeGraph:
             self._graph = self._capture()
         self._graph.replay()
 
-    def advance(self, tokens: Many[Tensor]) -> None:
-        """Compute the next position of the same rows, with tokens that only the device knows: int64 [] each."""
+    def advance(self, tokens: Sequence[Tensor]) -> None:
+        """Compute the next position of the same rows, with tokens that are still on the device: int64 [] each."""
         assert self._graph is not None
         drawn = torch.stack(list(tokens)).clamp_(min=0)
         self._inputs[TOKENS, : len(drawn)].copy_(drawn)
@@ -162,14 +165,14 @@ class DecodeGraph:
         self._inputs[POSITIONS : COLUMNS + 1].add_(1)
         self._graph.replay()
 
-    def follow(self, tokens: Many[Tensor | None], guesses: int, weights: Tensor) -> None:
-        """Compute X-LoRA's next step, with tokens that only the device knows; see `kernels.following`.
+    def follow(self, tokens: Sequence[Tensor | None], guesses: int, weights: Tensor) -> None:
+        """Compute X-LoRA's next step, with tokens that are still on the device; see `kernels.following`.
 
         Args:
-            tokens: the drawn one of each sequence, int64 []; None where no guess was right the last time, so that none
-                was drawn.
+            tokens: the sampled token of each sequence, int64 []; None if no guess was right in the last step, so that
+                no token was sampled in this one.
             guesses: scaling rows of each sequence.
-            weights: float32 [sequences, adapters], what scalings are multiplied by.
+            weights: the adapter weights that scalings are multiplied by, float32 [sequences, adapters].
         """
         from loradesk_engine.model.kernels.following import addresses, follow, keep_columns
 
@@ -177,7 +180,9 @@ class DecodeGraph:
         assert self._scalings is not None
         assert self.predicted is not None
         sequences = len(tokens)
-        known = self._inputs[TOKENS, sequences : sequences * (1 + guesses) : guesses]  # the first scaling rows' tokens
+        known = self._inputs[
+            TOKENS, sequences : sequences * (1 + guesses) : guesses
+        ]  # tokens of the first scaling rows
         drawn = torch.stack([known[number] if token is None else token for number, token in enumerate(tokens)])
         drawn.clamp_(min=0)
         if guesses > 1:
@@ -185,12 +190,12 @@ class DecodeGraph:
                 self._addresses = addresses([*self._cache.keys, *self._cache.values])
             keep_columns(self._inputs, drawn, guesses, self._addresses, self._cache.keys[0])
         follow(self._inputs, drawn, guesses, self.best, self.predicted, weights, self._scalings)
-        self._held[:sequences] = [_OTHER] * sequences
+        self._held[:sequences] = [_WRITTEN_BY_DEVICE] * sequences
         self._graph.replay()
 
 
 class DecodeGraphs:
-    """The graphs of a runner; made when they are first needed."""
+    """The graphs of a model and its cache, captured when they are first needed."""
 
     def __init__(
         self, decoder: Decoder, cache: KVCache, mixture: Mixture | None, classifier: Classifier | None
@@ -200,14 +205,13 @@ class DecodeGraphs:
         self._mixture = mixture
         self._classifier = classifier
         self._graphs: dict[tuple[int, bool], DecodeGraph] = {}
-        self._made_for = (0, 0)
+        self._cache_size = (0, 0)
         self._pool = torch.cuda.graph_pool_handle()
 
     @staticmethod
     def usable(decoder: Decoder) -> bool:
-        """Whether this model's steps can be captured.
-
-        A mixture of experts sends rows where the host has to look, and LLM.int8() looks for outliers.
+        """Whether this model's steps can be captured. The host must read tensors to route the rows of a mixture of
+        experts, and to find the outliers of LLM.int8().
         """
         bnb = decoder.config.bnb
         outliers = bnb is not None and bnb.kind == "int8" and bnb.threshold > 0
@@ -216,9 +220,9 @@ class DecodeGraphs:
     def graph(self, rows: int, *, adapted: bool) -> DecodeGraph:
         """The graph for this many rows, 1 to `kernels.MAX_ROWS`."""
         size = (self._cache.slots, self._cache.capacity)
-        if size != self._made_for:  # the cache lies elsewhere now
+        if size != self._cache_size:  # the cache has moved
             self.clear()
-            self._made_for = size
+            self._cache_size = size
             self._decoder.reserve(self._cache.capacity)
         key = (1 << (rows - 1).bit_length(), adapted)
         if key not in self._graphs:
@@ -234,6 +238,6 @@ class DecodeGraphs:
         return self._graphs[key]
 
     def clear(self) -> None:
-        """Let go of all graphs, because what they read lies elsewhere now, or the mixture has other adapters."""
+        """Drop all graphs, because the cache has moved or the mixture has other adapters."""
         self._graphs.clear()
-        self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last graph in it
+        self._pool = torch.cuda.graph_pool_handle()  # the old pool is freed with its last graph

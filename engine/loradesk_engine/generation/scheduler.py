@@ -1,4 +1,4 @@
-"""Who runs in the next step, and in which slot. Plain bookkeeping: no tensors, so a policy is tested without a
+"""Chooses what runs in the next step, and in which cache slot. It uses no tensors, so policies are tested without a
 model.
 """
 
@@ -7,28 +7,38 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from loradesk_engine.generation.sequence import Sequence
+from loradesk_engine.generation.sequence import TokenSequence
 
-IDLE_SLOTS = 4  # conversations that are remembered while nothing runs
+IDLE_SLOTS = 4  # conversations that stay in the cache while nothing runs
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens of one sequence that the next step computes: `length` from position `start`."""
+    """Tokens of one sequence to compute in a step: `length` tokens from position `start`."""
 
-    sequence: Sequence
+    sequence: TokenSequence
     start: int
     length: int
+
+    @property
+    def end(self) -> int:
+        """Position after its last token."""
+        return self.start + self.length
+
+    @property
+    def reaches_end(self) -> bool:
+        """Whether its last token is the sequence's last, so that the next one can be sampled."""
+        return self.end == len(self.sequence.tokens)
 
 
 @dataclass
 class Slot:
-    """A place in the KV cache and what it remembers.
+    """A place in the KV cache and its contents.
 
     Attributes:
-        tokens: whose keys and values lie there, from position 0.
-        key: the adapter state they were made under; None: nothing that may be used again.
-        last_use: for letting go of the oldest.
+        tokens: tokens whose keys and values it holds, from position 0.
+        key: adapter state they were computed with; None if they must not be reused.
+        last_use: when it was last assigned; the least recently used slot is overwritten first.
     """
 
     number: int
@@ -38,31 +48,33 @@ class Slot:
 
 
 class Scheduler:
-    """Continuous batching: sequences are admitted as slots are free, decode together, and prefill in chunks beside it.
+    """Continuous batching: admits sequences as slots become free, decodes them together, and prefills in chunks beside
+    them.
 
     Args:
-        max_sequences: how many run at once.
-        step_tokens: most tokens a step computes; a long prompt is cut so that decoding beside it goes on.
+        max_sequences: maximum number of running sequences.
+        step_tokens: maximum number of tokens in a step; long prompts are split so that others keep decoding.
     """
 
     def __init__(self, max_sequences: int, step_tokens: int) -> None:
         self.max_sequences = max_sequences
         self.step_tokens = step_tokens
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting: deque[TokenSequence] = deque()
+        self.running: list[TokenSequence] = []
         self.slots = [Slot(number) for number in range(max_sequences)]
         self._clock = 0
 
     @property
     def busy(self) -> bool:
+        """Whether any sequence waits or runs."""
         return bool(self.waiting or self.running)
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; they are admitted in this order."""
+    def add(self, sequence: TokenSequence) -> None:
+        """Queue a sequence. Sequences are admitted in the order they were added."""
         self.waiting.append(sequence)
 
-    def admit(self) -> list[Sequence]:
-        """Move waiting sequences into free slots; a slot that remembers their beginning saves its computation."""
+    def admit(self) -> list[TokenSequence]:
+        """Move waiting sequences into free slots, preferring a slot that already holds the start of the prompt."""
         admitted = []
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting.popleft()
@@ -70,19 +82,19 @@ class Scheduler:
             self._clock += 1
             slot.last_use = self._clock
             slot.tokens = slot.tokens[:shared]
-            slot.key = None  # while it runs, nobody else may take it over
+            slot.key = None  # not reusable while the sequence runs
             sequence.slot = slot.number
             sequence.computed = sequence.cached = sequence.scalings_start = shared
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
 
-    def _best_slot(self, sequence: Sequence) -> tuple[Slot, int]:
-        """The free slot that shares most with the sequence, or else the one that was not used for longest.
+    def _best_slot(self, sequence: TokenSequence) -> tuple[Slot, int]:
+        """The free slot with the longest common prefix, or the least recently used one.
 
-        A short common beginning (a template's first tokens) does not count: the slot's own conversation may go on.
-        Slots are taken from the front, so that the cache grows with the sequences that run at once, not with those that
-        ever ran.
+        A short common prefix (the first tokens of a template) does not count: the conversation in that slot may
+        continue. Low slot numbers come first, so the cache grows with the number of concurrent sequences and not with
+        the number of sequences ever run.
         """
         taken = {running.slot for running in self.running}
         in_use = max(IDLE_SLOTS, len(taken) + 1)
@@ -95,8 +107,8 @@ class Scheduler:
         return best, shared[best.number]
 
     @staticmethod
-    def _shared(slot: Slot, sequence: Sequence) -> int:
-        """How many tokens of the slot the sequence can take over; its last token is always computed, for its logits."""
+    def _shared(slot: Slot, sequence: TokenSequence) -> int:
+        """Length of the reusable common prefix. The last token is always computed, because its logits are needed."""
         if slot.key is None or slot.key != sequence.state.key:
             return 0
         shared = 0
@@ -106,8 +118,8 @@ class Scheduler:
             shared += 1
         return shared
 
-    def plan(self) -> list[Chunk]:
-        """The next step: one token of every sequence that decodes, then as much prefill as the budget leaves."""
+    def schedule(self) -> list[Chunk]:
+        """The next step: one token of every decoding sequence, then as much prefill as the budget allows."""
         chunks = []
         budget = self.step_tokens
         prefills = []
@@ -126,15 +138,15 @@ class Scheduler:
                 budget -= length
         return chunks
 
-    def computed(self, chunk: Chunk) -> None:
-        """Note that a chunk's keys and values are in the cache."""
-        chunk.sequence.computed = chunk.start + chunk.length
+    def mark_computed(self, chunk: Chunk) -> None:
+        """Record that a chunk's keys and values are in the cache."""
+        chunk.sequence.computed = chunk.end
         slot = self.slots[chunk.sequence.slot or 0]
         del slot.tokens[chunk.start :]
-        slot.tokens.extend(chunk.sequence.tokens[chunk.start : chunk.start + chunk.length])
+        slot.tokens.extend(chunk.sequence.tokens[chunk.start : chunk.end])
 
-    def release(self, sequence: Sequence, *, key: object, keep: int | None = None) -> None:
-        """End a sequence. Its slot remembers it under `key` (None: not at all), at most `keep` tokens of it."""
+    def release(self, sequence: TokenSequence, *, key: object, keep: int | None = None) -> None:
+        """Remove a sequence. Up to `keep` of its tokens stay reusable in its slot, under `key`; None keeps nothing."""
         if sequence in self.running:
             self.running.remove(sequence)
             slot = self.slots[sequence.slot or 0]
@@ -146,8 +158,8 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def forget(self) -> None:
-        """Let go of all that free slots remember."""
+    def clear_slots(self) -> None:
+        """Mark the contents of all free slots as unusable."""
         taken = {running.slot for running in self.running}
         for slot in self.slots:
             if slot.number not in taken:

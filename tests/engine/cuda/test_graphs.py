@@ -51,7 +51,7 @@ def answers(
 
 
 def without_graphs(engine: EngineCore) -> EngineCore:
-    engine._runner._graphs = None
+    engine._runner.passes.graphs = None
     return engine
 
 
@@ -67,9 +67,9 @@ def settings_of(zoo: Any, mode: str) -> LoadSettings:
 def test_graphs_equal_eager_batched_equals_alone(zoo: Any, mode: str, sampling: dict[str, Any]) -> None:
     settings = settings_of(zoo, mode)
     engine = EngineCore.load(settings)
-    assert engine._runner._graphs is not None
+    assert engine._runner.passes.graphs is not None
     together = answers(engine, range(5), **sampling)
-    assert engine._runner._graphs._graphs, "no graph was captured"
+    assert engine._runner.passes.graphs._graphs, "no graph was captured"
     assert together == answers(without_graphs(EngineCore.load(settings)), range(5), **sampling)
     assert together == [answers(engine, [number], **sampling)[0] for number in range(5)]
 
@@ -102,7 +102,7 @@ def test_switching_adapters_captures_nothing(zoo: Any) -> None:
     engine = EngineCore.load(settings_of(zoo, "lora"))
     answers(engine, range(5))
     answers(engine, [1])
-    graphs = engine._runner._graphs
+    graphs = engine._runner.passes.graphs
     assert graphs is not None
     before = dict(graphs._graphs)
     for weight in (0.25, -1.0, 3.0):
@@ -145,9 +145,9 @@ def likeliest_two(engine: EngineCore, prompt: tuple[int, ...]) -> list[tuple[int
 def test_a_gguf_model_by_its_kernel_equals_the_processor(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loradesk_engine.generation import engine as engine_module
+    from loradesk_engine.generation import loading as loading_module
 
-    monkeypatch.setattr(engine_module, "keeps_packed", lambda parameters, device: True)
+    monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: True)
     model = tiny.make_llama(tmp_path / "base")
     gguf_files.write(model, tmp_path / "model.gguf", "llama", kind)
     settings = LoadSettings(base=str(tmp_path / "model.gguf"), dtype="float32", device="cuda")
