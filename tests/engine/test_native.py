@@ -27,7 +27,7 @@ from torch import Tensor
 from loradesk_engine.formats.gguf import BLOCKS
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.dequantize import QUANTIZATIONS
-from loradesk_engine.model.kernels import AdapterPart
+from loradesk_engine.model.kernel_protocol import AdapterPart
 from loradesk_engine.model.native import library
 from loradesk_engine.model.native.matrix import TYPES, NativeMatrix, NativeProduct
 from loradesk_engine.model.native.step import NativeStep
@@ -371,20 +371,20 @@ every_adapted = pytest.mark.parametrize("adapted", ADAPTED.values(), ids=ADAPTED
 
 
 def add(step: NativeStep, adapted: Adapted, x: Tensor, factors: Tensor, y: Tensor) -> None:
-    laid = step.lay_out(*adapted.matrices())
-    step.add_adapters(laid, step.begin_adapters(laid, x, factors), y)
+    packed = step.pack(*adapted.matrices())
+    step.add_adapters(packed, step.begin_adapters(packed, x, factors), y)
 
 
 @every_adapted
 @pytest.mark.parametrize("shared", [False, True], ids=["factors of each row", "of all"])
 def test_adapters_equal_float64(step: NativeStep, adapted: Adapted, shared: bool) -> None:
-    laid = step.lay_out(*adapted.matrices())
+    packed = step.pack(*adapted.matrices())
     for count in COUNTS:
         x = strided(count, adapted.inputs, seed=1)
         factors = strided(1 if shared else count, adapted.ranks, seed=2)
         y = strided(count, adapted.outputs, seed=3)
         expected = adapted.expected(x, factors, y)
-        step.add_adapters(laid, step.begin_adapters(laid, x, factors), y)
+        step.add_adapters(packed, step.begin_adapters(packed, x, factors), y)
         assert_near(y, expected, 3e-6)
 
 
@@ -410,12 +410,12 @@ def test_no_rows_have_no_adapters_added(step: NativeStep) -> None:
 
 def test_adapters_give_a_row_the_same_whatever_is_beside_it(step: NativeStep) -> None:
     adapted = ADAPTED["large"]
-    laid = step.lay_out(*adapted.matrices())
+    packed = step.pack(*adapted.matrices())
     x, factors, y = normal(40, adapted.inputs), normal(40, adapted.ranks), normal(40, adapted.outputs)
 
     def added(rows: slice) -> Tensor:
         result = y[rows].clone()
-        step.add_adapters(laid, step.begin_adapters(laid, x[rows], factors[rows]), result)
+        step.add_adapters(packed, step.begin_adapters(packed, x[rows], factors[rows]), result)
         return result
 
     alone = torch.cat([added(slice(row, row + 1)) for row in range(40)])
@@ -763,11 +763,11 @@ def test_large_scores_take_the_likeliest_key_alone(step: NativeStep) -> None:
 def test_several_threads_may_call_at_once(step: NativeStep) -> None:
     matrices = [made(kind) for kind in ("Q4_1", "Q6_K", "float32")]
     attended, adapted = Attended(FORMS["24, part turned"], RAGGED, SLOTS), ADAPTED["large"]
-    laid = step.lay_out(*adapted.matrices())
+    packed = step.pack(*adapted.matrices())
 
     def added() -> Tensor:
         y = normal(13, adapted.outputs)
-        step.add_adapters(laid, step.begin_adapters(laid, normal(13, adapted.inputs), normal(1, adapted.ranks)), y)
+        step.add_adapters(packed, step.begin_adapters(packed, normal(13, adapted.inputs), normal(1, adapted.ranks)), y)
         return y
 
     def product(matrix: NativeMatrix, count: int) -> Callable[[], Tensor]:

@@ -23,6 +23,7 @@ from loradesk_engine.errors import AdapterError
 from loradesk_engine.formats.peft import PeftAdapter
 from loradesk_engine.model import kernels
 from loradesk_engine.model.base import BaseSource
+from loradesk_engine.model.kernel_protocol import AdapterPart, PackedAdapters
 from loradesk_engine.model.linear import Projection, joined
 
 SUBSETS_KEPT = 8  # sets of active adapters whose weights are kept cut out
@@ -84,14 +85,14 @@ class Group:
         parts: the linears that have any of them.
         width: how many factors it takes: one for each rank, and behind them one for each shift.
         shift: what its adapters change beside `B A x`.
-        laid: the same for the kernels, where there are any; they know no shifts.
+        packed: a and parts for the kernels; None without kernels, or with shifts, which the kernels do not support.
     """
 
     a: Tensor
     parts: tuple[Part, ...]
     width: int
     shift: _GroupShift | None
-    laid: kernels.Laid | None
+    packed: PackedAdapters | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ class _Subset:
     @property
     def nbytes(self) -> int:
         """Memory that it takes for the kernels."""
-        return sum(group.laid.nbytes for group in self.groups if group is not None and group.laid is not None)
+        return sum(group.packed.nbytes for group in self.groups if group is not None and group.packed is not None)
 
 
 class MixtureDelta:
@@ -153,16 +154,16 @@ class MixtureDelta:
     def begin(self, number: int, x: Tensor) -> Any:
         """A's product where the kernels do it. x: [rows, in]"""
         group, step = self._groups[number], kernels.in_use()
-        if step is None or group is None or group.laid is None:
+        if step is None or group is None or group.packed is None:
             return None
-        return step.begin_adapters(group.laid, x, self._factors_of(number, group))
+        return step.begin_adapters(group.packed, x, self._factors_of(number, group))
 
     def add(self, number: int, x: Tensor, y: Tensor, begun: Any) -> Tensor:
         group, step = self._groups[number], kernels.in_use()
         if group is None:
             return y
         if step is not None and begun is not None:
-            step.add_adapters(group.laid, begun, y)
+            step.add_adapters(group.packed, begun, y)
             return y
         factors = self._factors_of(number, group)
         if group.shift is not None:
@@ -505,17 +506,17 @@ def _group(projection: Projection, stacks: Sequence[_Stack | None], shifts: Sequ
     a = joined([stack.a for stack in present])
     if shift is not None:
         return Group(a, tuple(parts), rank + len(shift.stretch), shift, None)
-    step, laid = kernels.step_kernels(a.device, a.dtype), None
+    step, packed = kernels.step_kernels(a.device, a.dtype), None
     if step is not None:
         aligned = [math.gcd(*(rank for _, rank, _ in stack.blocks)) for stack in present]
-        laid = step.lay_out(
+        packed = step.pack(
             a,
             [
-                kernels.AdapterPart(part.columns.start, part.ranks.start, part.b, divisor)
+                AdapterPart(part.columns.start, part.ranks.start, part.b, divisor)
                 for part, divisor in zip(parts, aligned, strict=True)
             ],
         )
-    return Group(a, tuple(parts), rank, None, laid)
+    return Group(a, tuple(parts), rank, None, packed)
 
 
 def _group_shift(projection: Projection, shifts: Sequence[Sequence[Shift]]) -> _GroupShift | None:

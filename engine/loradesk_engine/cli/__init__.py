@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from loradesk_engine.cli import bench, chat, demo, ordering, self_test, serve
+from loradesk_engine.cli.window import open_window
 from loradesk_engine.errors import LoradeskError
 from loradesk_engine.log.options import HELP, take_log_options
 from loradesk_engine.log.traces import describe
@@ -90,14 +90,3 @@ def is_for_window(argument: str) -> bool:
         return False
     looks_so = "/" in argument or os.sep in argument or argument.lower().endswith(OPENED_SUFFIXES)
     return looks_so or os.path.exists(argument)
-
-
-def open_window(arguments: Sequence[str]) -> int:
-    """Start the application, which the engine knows by name only; 3 where there is no display."""
-    try:
-        app = importlib.import_module("loradesk_app.__main__")
-    except ModuleNotFoundError as problem:
-        print(f"loradesk: the window is not installed: {problem}", file=sys.stderr)
-        return 1
-    code: int = app.main(list(arguments))
-    return code

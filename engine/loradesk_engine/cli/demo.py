@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from loradesk_engine.cli.window import open_window
 from loradesk_engine.commands import AdapterMode, Sampling
 
 NO_DISPLAY = 3  # exit code of the application
@@ -29,8 +30,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Handler of the subcommand; returns the exit code."""
-    from loradesk_engine.cli import open_window
-
     if not options.terminal:
         code = open_window(["--demo", options.mode])
         if code != NO_DISPLAY:

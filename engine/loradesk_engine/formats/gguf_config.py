@@ -15,20 +15,8 @@ import numpy as np
 from loradesk_engine.errors import ConfigError, FileFormatError
 from loradesk_engine.files import finite_number
 from loradesk_engine.formats.config import ModelConfig, parse_config
-from loradesk_engine.formats.gguf import GgufFile
+from loradesk_engine.formats.gguf_keys import ARCHITECTURES, Keys
 from loradesk_engine.formats.gguf_rope import gguf_rope
-
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "phi3": "Phi3ForCausalLM",
-    "gemma": "GemmaForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3": "Gemma3ForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "starcoder2": "Starcoder2ForCausalLM",
-}
-"""`general.architecture` -> the class that Hugging Face has for it."""
 
 RENAMED = {
     "hidden_size": "embedding_length",
@@ -111,55 +99,6 @@ SAME = {
 }
 """Keys that the decoder does not follow, and others whose value they may have."""
 WINDOWED = ("gemma2", "gemma3", "phi3", "starcoder2", "llama")
-
-
-class Keys:
-    """Access to a file's metadata by the names after the architecture's.
-
-    Attributes:
-        file: the file.
-        architecture: its `general.architecture`.
-    """
-
-    def __init__(self, file: GgufFile) -> None:
-        found = file.metadata.get("general.architecture")
-        if not isinstance(found, str) or found not in ARCHITECTURES:
-            raise ConfigError(
-                f"The architecture {found!r} is not supported.",
-                file=file.path,
-                field="general.architecture",
-                remedy=f"Supported: {', '.join(ARCHITECTURES)}.",
-            )
-        self.file = file
-        self.architecture = found
-
-    def name(self, key: str) -> str:
-        return f"{self.architecture}.{key}"
-
-    def value(self, key: str, default: Any = None) -> Any:
-        """A value of the architecture's that is no array: one for every layer, as all files of these have it."""
-        return self.plain(self.name(key), default)
-
-    def plain(self, name: str, default: Any = None) -> Any:
-        """The same by the whole name."""
-        value = self.file.metadata.get(name, default)
-        if isinstance(value, list | np.ndarray):
-            raise ConfigError("One value is expected, not an array.", file=self.file.path, field=name)
-        return value
-
-    def every(self, key: str) -> list[Any] | None:
-        """The elements of an array, or the one value; None where the key is absent."""
-        value = self.file.metadata.get(self.name(key))
-        if isinstance(value, np.ndarray):
-            elements: list[Any] = value.tolist()
-            return elements
-        return value if value is None or isinstance(value, list) else [value]
-
-    def has(self, tensor: str) -> bool:
-        return tensor in self.file.tensors
-
-    def refuse(self, key: str, problem: str, remedy: str | None = None) -> ConfigError:
-        return ConfigError(problem, file=self.file.path, field=self.name(key), remedy=remedy)
 
 
 def read_gguf_config(keys: Keys) -> tuple[dict[str, Any], ModelConfig]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from loradesk_engine.errors import FileFormatError
 from loradesk_engine.formats.gguf import GgufFile, GgufTensor
-from loradesk_engine.formats.gguf_config import Keys, read_gguf_config
+from loradesk_engine.formats.gguf_config import read_gguf_config
+from loradesk_engine.formats.gguf_keys import Keys
 from loradesk_engine.formats.gguf_rope import ROPE_TENSORS
 from loradesk_engine.formats.stored import StoredTensor
 

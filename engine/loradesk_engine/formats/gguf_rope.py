@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from loradesk_engine.errors import FileFormatError
 from loradesk_engine.files import finite_number
-
-if TYPE_CHECKING:  # it calls us
-    from loradesk_engine.formats.gguf_config import Keys
+from loradesk_engine.formats.gguf_keys import Keys
 
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Numbers of the configuration that lie among the tensors: the only data that is read with the header."""

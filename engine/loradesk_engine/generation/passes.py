@@ -26,6 +26,7 @@ from loradesk_engine.model import kernels
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.model.device import SMALL_MODEL, one_thread
+from loradesk_engine.model.kernel_protocol import StepKernels
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Passes:
         self.cache = decoder.new_cache()
         self.slots_each = 2 if classifier is not None else 1
         self.graphs: DecodeGraphs | None = None
-        self._kernels: kernels.StepKernels | None = None
+        self._kernels: StepKernels | None = None
         self._uniform: tuple[Tensor, tuple[int, ...], MixtureDelta | None] | None = None  # the last shared delta
         if DecodeGraphs.usable(decoder):
             self.graphs = DecodeGraphs(decoder, self.cache, mixture, classifier)

@@ -85,7 +85,7 @@ class Scalings:
         return state.row
 
     def _scaling_pass(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Run the scaling rows of whole chunks and keep the guesses after them. float32 [length, layers, adapters] each"""
+        """The scalings of whole chunks, float32 [length, layers, adapters] each. Keeps the guesses that follow them."""
         rows = [self._passes.scaling_rows(chunk) for chunk in chunks]
         guessing = [number for number, chunk in enumerate(chunks) if self._lookahead.wants_guesses(chunk)]
         output = self._passes.run(rows, guessing, range(len(rows)), self._passes.all_adapters())

@@ -1,4 +1,4 @@
-"""Triton's kernels as the parts of a decoding step."""
+"""The Triton kernels of a decoding step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loradesk_engine.model.batch import Batch
-from loradesk_engine.model.kernels import AdapterPart
+from loradesk_engine.model.kernel_protocol import AdapterPart
 from loradesk_engine.model.kernels.attention import attend_rows, rotate_and_store
 from loradesk_engine.model.kernels.lora import Shrunk, expand, expand_layout, shrink
 from loradesk_engine.model.kernels.mlp import silu_product
@@ -19,9 +19,13 @@ from loradesk_engine.model.linear import joined
 
 
 @dataclass(frozen=True)
-class _Laid:
-    """b: the parts' matrices, flat, one behind the other; layout: which columns and ranks they are for; aligned: what
-    divides all ranks, 1 to 16.
+class _PackedAdapters:
+    """Adapters as the Triton kernels read them.
+
+    Attributes:
+        b: the parts' matrices, flattened and concatenated.
+        layout: the columns and ranks of each of them.
+        aligned: a common divisor of all ranks, 1 to 16.
     """
 
     a: Tensor
@@ -64,16 +68,16 @@ class TritonStep:
         q = rotate_and_store(q, k, v, *tables, positions, columns, slots, keys, values)
         return attend_rows(q, keys, values, positions, columns, slots, scale, window, limit)
 
-    def lay_out(self, a: Tensor, parts: Sequence[AdapterPart]) -> _Laid:
+    def pack(self, a: Tensor, parts: Sequence[AdapterPart]) -> _PackedAdapters:
         places = [
             (part.column, part.column + part.b.shape[0], part.rank, part.rank + part.b.shape[1]) for part in parts
         ]
         b = joined([part.b.reshape(-1, 1) for part in parts]).flatten()
         aligned = math.gcd(16, *(part.aligned for part in parts))
-        return _Laid(a, b, expand_layout(places, a.device), aligned)
+        return _PackedAdapters(a, b, expand_layout(places, a.device), aligned)
 
-    def begin_adapters(self, laid: _Laid, x: Tensor, factors: Tensor) -> Shrunk:
-        return shrink(x, laid.a, factors)
+    def begin_adapters(self, packed: _PackedAdapters, x: Tensor, factors: Tensor) -> Shrunk:
+        return shrink(x, packed.a, factors)
 
-    def add_adapters(self, laid: _Laid, begun: Shrunk, y: Tensor) -> None:
-        expand(begun, y, laid.b, laid.layout, laid.aligned)
+    def add_adapters(self, packed: _PackedAdapters, begun: Shrunk, y: Tensor) -> None:
+        expand(begun, y, packed.b, packed.layout, packed.aligned)

@@ -1,4 +1,4 @@
-"""What the compiled kernels do of a pass, beside its products."""
+"""The compiled kernels of a forward pass, except matrix products."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from loradesk_engine.model.batch import Batch, Segment
-from loradesk_engine.model.kernels import AdapterPart
+from loradesk_engine.model.kernel_protocol import AdapterPart
 from loradesk_engine.model.native import library
 from loradesk_engine.model.native.library import Matrix, Rows
 from loradesk_engine.model.native.matrix import plain_form
 
 
 @dataclass(frozen=True)
-class _Laid:
-    """held: the memory that the forms point to."""
+class _PackedAdapters:
+    """Adapters as the compiled kernels read them; `held` is the memory that `a` and `b` point to."""
 
     a: Matrix
     b: ctypes.Array[Matrix]
@@ -96,32 +96,32 @@ class NativeStep:
         )  # fmt: skip
         return out
 
-    def lay_out(self, a: Tensor, parts: Sequence[AdapterPart]) -> _Laid:
+    def pack(self, a: Tensor, parts: Sequence[AdapterPart]) -> _PackedAdapters:
         held_a, form_a = plain_form(a)
         forms = [plain_form(part.b) for part in parts]
         for part, (_, form) in zip(parts, forms, strict=True):
             form.input, form.output = part.rank, part.column
-        return _Laid(
+        return _PackedAdapters(
             form_a, (Matrix * len(forms))(*(form for _, form in forms)), (held_a, *(held for held, _ in forms))
         )
 
-    def begin_adapters(self, _laid: _Laid, x: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def begin_adapters(self, _packed: _PackedAdapters, x: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         return x, factors
 
-    def add_adapters(self, laid: _Laid, begun: tuple[Tensor, Tensor], y: Tensor) -> None:
+    def add_adapters(self, packed: _PackedAdapters, begun: tuple[Tensor, Tensor], y: Tensor) -> None:
         x, factors = begun
         rows = x.shape[0]
-        inner = torch.empty(rows, laid.a.rows)
+        inner = torch.empty(rows, packed.a.rows)
         library.call(
             self._functions.loradesk_adapt,
-            x.data_ptr(), x.stride(0), rows, ctypes.addressof(laid.a), factors.data_ptr(),
-            factors.stride(0) if factors.shape[0] > 1 else 0, ctypes.addressof(laid.b), len(laid.b),
+            x.data_ptr(), x.stride(0), rows, ctypes.addressof(packed.a), factors.data_ptr(),
+            factors.stride(0) if factors.shape[0] > 1 else 0, ctypes.addressof(packed.b), len(packed.b),
             inner.data_ptr(), y.data_ptr(), y.stride(0), library.threads,
         )  # fmt: skip
 
 
 def fill(rows: ctypes.Array[Rows], segments: Sequence[Segment]) -> None:
-    """Put segments where the kernels read them."""
+    """Copy segments to where the kernels read them."""
     for place, segment in zip(rows, segments, strict=True):
         place.slot, place.start = segment.slot, segment.start
         place.length, place.past = segment.length, segment.past
