@@ -102,7 +102,7 @@ class BusyError(LoradeskError):
 
 
 class MemoryShortageError(LoradeskError):
-    """What was asked for does not fit in the memory that is free."""
+    """A load needs more memory than is free."""
 
 
 class Cancelled(LoradeskError):

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from loradesk_engine import Engine
-from loradesk_engine.errors import AdapterError, BusyError, HubError, LoradeskError, NoModelError, RequestError
+from loradesk_engine.errors import (
+    AdapterError,
+    BusyError,
+    HubError,
+    LoradeskError,
+    MemoryShortageError,
+    NoModelError,
+    RequestError,
+)
+from loradesk_engine.generation import loading as loading_module
 
 ENDLESS = {"ignore_end": True, "max_tokens": 12}
 
@@ -49,6 +58,16 @@ def test_activation_and_per_request_adapters(lora: Engine) -> None:
     lora.activate_adapters([])
     assert lora.complete("abc", **ENDLESS).text == base
     assert len({base, wide, half}) == 3
+
+
+def test_a_load_that_runs_out_of_memory_raises_a_typed_error(zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def refuse(*given, **options):  # type: ignore[no-untyped-def]
+        raise MemoryError
+
+    monkeypatch.setattr(loading_module, "build_decoder", refuse)
+    with pytest.raises(MemoryShortageError, match="not enough memory") as caught:
+        Engine.load(str(zoo.base))
+    assert caught.value.remedy
 
 
 def test_several_requests_at_once_from_several_threads(lora: Engine) -> None:

@@ -84,7 +84,6 @@ class ModelConfig:
     experts_per_token: int = 0
     embedding_scale: float | None = None
     tie_embeddings: bool = False
-    bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     bnb: BnbConfig | None = None
 
@@ -178,7 +177,6 @@ def parse_config(values: Mapping[str, Any], file: str | os.PathLike[str]) -> Mod
         experts_per_token=experts_per_token,
         embedding_scale=math.sqrt(hidden) if gemma else None,
         tie_embeddings=fields.boolean("tie_word_embeddings", False),
-        bos_token_id=None if fields.values.get("bos_token_id") is None else fields.integer("bos_token_id", low=0),
         eos_token_ids=token_ids(fields.values.get("eos_token_id"), file),
         bnb=read_bnb_config(values, file),
     )

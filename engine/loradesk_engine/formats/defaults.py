@@ -12,7 +12,6 @@ from typing import Any
 _ALL = {
     "max_position_embeddings": 2048,
     "rope_theta": 10_000.0,
-    "bos_token_id": 1,
     "eos_token_id": 2,
     "tie_word_embeddings": False,
 }
@@ -23,7 +22,6 @@ _GEMMA = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 8192,
     "attention_bias": False,
-    "bos_token_id": 2,
     "eos_token_id": 1,
     "tie_word_embeddings": True,
 }
@@ -65,7 +63,6 @@ _QWEN2 = {
     "use_sliding_window": False,
     "sliding_window": 4096,
     "max_window_layers": 28,
-    "bos_token_id": None,
     "eos_token_id": None,
 }
 
@@ -150,7 +147,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "norm_epsilon": 1e-5,
         "sliding_window": None,
         "use_bias": True,
-        "bos_token_id": 50_256,
         "eos_token_id": 50_256,
         "tie_word_embeddings": True,
     },

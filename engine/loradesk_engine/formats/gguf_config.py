@@ -136,7 +136,7 @@ def _named(problem: ConfigError, keys: Keys) -> ConfigError:
     key = RENAMED.get(field, ELSEWHERE.get(field))
     if key is not None:
         field = keys.name(key)
-    elif field in ("bos_token_id", "eos_token_id"):
+    elif field == "eos_token_id":
         field = f"tokenizer.ggml.{field}"
     else:
         field = TENSORS.get(field, "token_embd.weight" if field == "vocab_size" else field)
@@ -190,7 +190,6 @@ def _values(keys: Keys) -> dict[str, Any]:
         "tie_word_embeddings": not keys.has("output.weight"),
         "attention_bias": keys.has("blk.0.attn_q.bias"),
         "use_bias": keys.has("blk.0.ffn_up.bias"),
-        "bos_token_id": _token(keys, "bos", 1 if pieces else None),
         "eos_token_id": [token for end in ends if (token := _token(keys, *end)) is not None],
         **gguf_rope(keys, _hidden_per_head(keys)),
         **_windows(keys),

@@ -57,7 +57,7 @@ ARCHITECTURES: Mapping[str, str] = {
 WITH_IMAGES = ("Gemma3ForConditionalGeneration",)
 """Those of them that see images as well, of which the text part is used."""
 
-_OF_THE_WHOLE = ("architectures", "bos_token_id", "eos_token_id", "quantization_config", "tie_word_embeddings")
+_OF_THE_WHOLE = ("architectures", "eos_token_id", "quantization_config", "tie_word_embeddings")
 _EXPERT = ("w1", "w2", "w3")
 
 _QUANTIZED_LLAMA = _LLAMA

@@ -28,7 +28,7 @@ from loradesk_engine.commands import (
     RemoveAdapter,
     Unload,
 )
-from loradesk_engine.errors import Cancelled, LoradeskError, NoModelError
+from loradesk_engine.errors import Cancelled, LoradeskError, MemoryShortageError, NoModelError
 from loradesk_engine.events import (
     AdaptersActivated,
     AdaptersChanged,
@@ -376,7 +376,7 @@ def _concerns(event: Event, request_id: str | None) -> bool:
 
 def _load_problem(error: BaseException | None) -> Problem:
     if isinstance(error, MemoryError):
-        return Problem("MemoryShortageError", "There is not enough memory.", remedy="Use a smaller model or type.")
+        return Problem.of(MemoryShortageError("There is not enough memory.", remedy="Use a smaller model or type."))
     if isinstance(error, LoradeskError):
         return Problem.of(error)
     problem = Problem.of(error or RuntimeError("unknown"))
