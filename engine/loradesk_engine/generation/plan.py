@@ -43,14 +43,14 @@ class ComputedStep:
             rows of every sequence, and all sequences decode. The generation row of one that is catching up is unused.
     """
 
-    chunks: Sequence[Chunk]
+    chunks: tuple[Chunk, ...]
     logits_rows: Mapping[object, int | None]
     scaling_rows: Mapping[TokenSequence, slice]
     output: PassOutput
     guesses: int = 0
 
     @classmethod
-    def uniform(cls, chunks: Sequence[Chunk], guesses: int, output: PassOutput) -> ComputedStep:
+    def uniform(cls, chunks: tuple[Chunk, ...], guesses: int, output: PassOutput) -> ComputedStep:
         """A generation row of each chunk, then `guesses` scaling rows of each; 0 outside X-LoRA mode."""
         return cls(
             chunks,
@@ -103,8 +103,8 @@ class Plan:
         others_wait: whether further sequences wait for the step after it.
     """
 
-    chunks: Sequence[Chunk]
-    catching_up: Sequence[Chunk] = ()
+    chunks: tuple[Chunk, ...]
+    catching_up: tuple[Chunk, ...] = ()
     started: ComputedStep | None = None
     others_wait: bool = False
 
@@ -144,7 +144,7 @@ class Output:
         started: the step after it, if the device has begun it already.
     """
 
-    tokens: Sequence[NextToken]
+    tokens: tuple[NextToken, ...]
     started: ComputedStep | None = None
 
 
@@ -167,7 +167,7 @@ def make_plan(chunks: Sequence[Chunk], started: ComputedStep | None) -> Plan:
             return Plan(ready, missing, started, others_wait=len(known) < len(chunks))
     ready, missing = _by_scalings(chunks)
     if missing and not (ready and all(chunk.length == 1 for chunk in missing)):
-        return Plan(chunks)
+        return Plan(tuple(chunks))
     return Plan(ready, missing)
 
 
@@ -177,10 +177,10 @@ def has_scalings(chunk: Chunk) -> bool:
     return state is None or state.frozen is not None or (state.ready is not None and chunk.length == 1)
 
 
-def _by_scalings(chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+def _by_scalings(chunks: Sequence[Chunk]) -> tuple[tuple[Chunk, ...], tuple[Chunk, ...]]:
     """The chunks that have their scalings, and those that do not."""
-    ready = [chunk for chunk in chunks if has_scalings(chunk)]
-    return ready, [chunk for chunk in chunks if not has_scalings(chunk)]
+    ready = tuple(chunk for chunk in chunks if has_scalings(chunk))
+    return ready, tuple(chunk for chunk in chunks if not has_scalings(chunk))
 
 
 def chunk_key(chunk: Chunk) -> object:

@@ -96,10 +96,10 @@ class Runner:
         keep_guesses(looked_ahead, numbers[len(sampled) :])
         for chunk in plan.catching_up:
             chunk.sequence.xlora_state.use(0)
-        output = [
+        output = tuple(
             NextToken(prediction.sequence, token, prediction.logits)
             for prediction, token in zip(predictions, numbers[: len(sampled)], strict=True)
-        ]
+        )
         for found in output:
             if found.token >= 0:
                 self._lookahead.accept(found.sequence, found.token, column_moved=started is not None)
@@ -169,7 +169,7 @@ class Runner:
         """
         if all(chunk.sequence in tokens and chunk.sequence.ends_with_next for chunk in last.chunks):
             return None
-        chunks = [Chunk(chunk.sequence, chunk.start + (chunk.sequence in tokens), 1) for chunk in last.chunks]
+        chunks = tuple(Chunk(chunk.sequence, chunk.start + (chunk.sequence in tokens), 1) for chunk in last.chunks)
         if max(chunk.start for chunk in chunks) + last.guesses >= self.passes.cache.capacity:
             return None
         graph, output = last.output.graph, last.output  # `advance` writes its results where those of `last` are
