@@ -10,9 +10,15 @@ from loradesk_app.loader.load_form import LoadForm, is_local
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError, FileFormatError
 from loradesk_engine.files import read_json_object
+from loradesk_engine.formats.adapter_folder import list_files
+from loradesk_engine.formats.adapter_place import folders_in
 
 CONFIGS = ("config.json", "adapter_config.json", "xlora_config.json")
-KINDS = "a .gguf file, the folder of a model, of an adapter or of an X-LoRA checkpoint, or an ordering file (.json)"
+MAX_ADAPTERS = 64  # rows that the loader is filled with
+KINDS = (
+    "a .gguf file, the folder of a model, of an adapter, of several adapters or of an X-LoRA checkpoint, "
+    "or an ordering file (.json)"
+)
 
 
 def recognise(path: str) -> LoadSettings | LoadForm | Path:
@@ -56,7 +62,16 @@ def _folder(folder: Path) -> LoadSettings | LoadForm:
         return _with_base(base, LoadForm(mode="lora", adapters=(AdapterSource(folder.name, str(folder)),)))
     if (folder / "config.json").is_file():
         return LoadSettings(base=str(folder))
+    adapters = _adapters_in(folder)
+    if adapters:
+        return _form(None, mode="lora", adapters=adapters)
     raise FileFormatError("Loradesk finds nothing to open in this folder.", file=folder, remedy=f"Open {KINDS}.")
+
+
+def _adapters_in(folder: Path) -> tuple[AdapterSource, ...]:
+    """The adapters in the folders of a folder."""
+    found = folders_in(list_files(folder))
+    return tuple(AdapterSource(name, str(folder / inside)) for name, inside in list(found.items())[:MAX_ADAPTERS])
 
 
 def _xlora(folder: Path, base: object) -> LoadForm:

@@ -20,7 +20,8 @@ class AdapterSource:
 
     Attributes:
         name: what the user calls it; unique among the adapters of a model.
-        source: local PEFT folder or hub id; `owner/name/folder` for a folder of a repository.
+        source: local PEFT folder or hub id; `owner/name/folder` for a folder of a repository. It may hold several
+            adapters: the one of this name is taken.
     """
 
     name: str
@@ -32,11 +33,16 @@ class LoadSettings:
     """Everything that a load needs to know.
 
     Attributes:
-        base: local folder or GGUF file of the base model, or on the hub `owner/name` or `owner/name/file.gguf`.
+        base: local folder or GGUF file of the base model, or on the hub `owner/name` or `owner/name/file.gguf`; empty
+            takes the one that the ordering file names.
         revision: git revision for a hub id.
         mode: `none`, `lora` or `xlora`.
         adapters: LoRA adapters beside those of the ordering file's `preload_adapters`.
+        repository: folder or hub id in which the adapters of the ordering file's `order` are found by their names, as
+            far as nothing else says where they are.
         xlora: local folder or hub id of the X-LoRA checkpoint (mode `xlora`).
+        xlora_relu: whether a ReLU stands between the classifier's linears, where neither the checkpoint's configuration
+            nor its tensors say; None assumes it by the file's age.
         ordering: path of the ordering file; optional for `lora` and for PEFT-format X-LoRA checkpoints.
         device: `auto` takes CUDA, then MPS, then the CPU.
         dtype: `auto` takes bfloat16 on CUDA and float32 elsewhere while that fits.
@@ -47,11 +53,13 @@ class LoadSettings:
         name: what to call the model; None takes the last part of `base`.
     """
 
-    base: str
+    base: str = ""
     revision: str | None = None
     mode: AdapterMode = "none"
     adapters: tuple[AdapterSource, ...] = ()
+    repository: str | None = None
     xlora: str | None = None
+    xlora_relu: bool | None = None
     ordering: str | None = None
     device: str = "auto"
     dtype: Precision = "auto"

@@ -33,6 +33,7 @@ from loradesk_engine.errors import (
     OrderingError,
 )
 from loradesk_engine.files import parse_json
+from loradesk_engine.formats.adapter_folder import find_adapter
 from loradesk_engine.formats.config import parse_config
 from loradesk_engine.formats.gguf import read_gguf
 from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
@@ -40,7 +41,7 @@ from loradesk_engine.formats.hub import resolve_source
 from loradesk_engine.formats.peft import read_adapter
 from loradesk_engine.formats.safetensors import checkpoint_files, read_header
 from loradesk_engine.formats.tokenizer import read_tokenizer
-from loradesk_engine.formats.xlora import find_adapter, read_xlora
+from loradesk_engine.formats.xlora import read_xlora
 from loradesk_engine.model.base import read_base
 from loradesk_engine.ordering.modules import linear_modules, match_targets
 from loradesk_engine.ordering.schema import OrderingFile

@@ -29,13 +29,14 @@ from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture
 from loradesk_engine.commands import Message
 from loradesk_engine.errors import LoradeskError
+from loradesk_engine.formats.adapter_folder import find_adapter
 from loradesk_engine.formats.gguf import read_gguf
 from loradesk_engine.formats.gguf_model import GgufModel
 from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
 from loradesk_engine.formats.peft import read_adapter
 from loradesk_engine.formats.safetensors import SafetensorsWeights
 from loradesk_engine.formats.tokenizer import read_tokenizer
-from loradesk_engine.formats.xlora import find_adapter, read_xlora
+from loradesk_engine.formats.xlora import read_xlora
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.build import build_decoder
 from loradesk_engine.ordering.check import check, raise_errors

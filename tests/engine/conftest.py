@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 import torch
 from support import tiny
-from support.hub_server import FakeHub, serve
+from support.hub_server import FakeHub, point_at, serve
 
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.model import device, kernels, quantized
@@ -106,12 +105,5 @@ def hub(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
     """A hub on this machine with a base, an adapter and a gated base; huggingface_hub asks it, with an empty cache."""
     repositories = {"people/tiny": zoo.base, "people/wide": zoo.adapters["wide"], "people/gated": zoo.base}
     with serve(FakeHub(repositories, gated={"people/gated": "secret"})) as server:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        point_at(monkeypatch, server.url, tmp_path / "cache")
         yield server

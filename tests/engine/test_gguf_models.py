@@ -18,6 +18,7 @@ from loradesk_engine.formats.gguf_tokenizer import gguf_tokenizer
 from loradesk_engine.formats.tokenizer import read_tokenizer
 from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
+from loradesk_engine.model.base import read_base
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.quantized import PackedLinear
 from loradesk_resources import resource_path
@@ -148,6 +149,30 @@ def test_xlora_on_a_four_bit_base_warns(zoo, tmp_path: Path) -> None:  # type: i
         settings = LoadSettings(base=str(path), mode="xlora", xlora=str(zoo.xlora), ordering=str(zoo.xlora_ordering))
         engine = EngineCore.load(settings)
         assert any("8-bit" in warning or "8 bit" in warning for warning in engine.info.warnings) == warned
+
+
+@pytest.mark.parametrize(("kind", "embedding", "bits"), [("Q4_1", "Q8_0", 4), ("Q8_0", "Q4_0", 8)])
+def test_the_bits_of_a_base_are_those_of_its_linears(  # type: ignore[no-untyped-def]
+    zoo, tmp_path: Path, kind: str, embedding: str, bits: int
+) -> None:
+    """Small files keep a large embedding in 8 bits; the classifier's signal goes through the linears all the same."""
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**tiny.SMALL, "vocab_size": 4000}))
+    path = tmp_path / "m.gguf"
+    gguf_files.write(model, path, "llama", kind, embedding=embedding)
+    assert read_base(path).bits == bits
+    settings = LoadSettings(base=str(path), mode="xlora", xlora=str(zoo.xlora), ordering=str(zoo.xlora_ordering))
+    warned = any("4-bit" in warning for warning in EngineCore.load(settings).info.warnings)
+    assert warned == (bits == 4)
+
+
+def test_a_foreign_layer_does_not_hide_which_layers_are_supported(tmp_path: Path) -> None:
+    make("starcoder2", tmp_path / "m.gguf", "Q8_0")
+    layers = {"model.layers.0.mlp.c_fc": 0, "model.layers.7.mlp.nothing": 1}
+    ordering = tiny.write_ordering(tmp_path / "o.json", base_model_id="m", layers=layers, order=[])
+    with pytest.raises(OrderingError) as caught:
+        EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), mode="lora", ordering=str(ordering)))
+    assert "model.layers.7.mlp.nothing" in str(caught.value)
+    assert "Supported are self_attn.q_proj, self_attn.k_proj" in str(caught.value)
 
 
 # --- the demo pack's file ---------------------------------------------------------------------------------------------

@@ -167,14 +167,14 @@ def test_a_newer_load_takes_the_place_of_an_older_one(desk: Desk, zoo) -> None: 
 def test_every_load_has_one_outcome_with_its_tag(desk: Desk, zoo, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """Also those that never began, because a newer one or a cancellation came first."""
     blocked, entered = threading.Event(), threading.Event()
-    build = engine_module.build_decoder
+    build = loading_module.build_decoder
 
     def held(*args, **options):  # type: ignore[no-untyped-def]
         entered.set()
         assert blocked.wait(SECONDS)
         return build(*args, **options)
 
-    monkeypatch.setattr(engine_module, "build_decoder", held)
+    monkeypatch.setattr(loading_module, "build_decoder", held)
     settings = LoadSettings(base=str(zoo.base))
     desk.worker.send(Load(settings, "begun"))
     assert entered.wait(SECONDS)

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from support import tiny
 
-from loradesk_engine.commands import CompletionRequest, Sampling
-from loradesk_engine.errors import AdapterError
+from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
+from loradesk_engine.errors import AdapterError, RequestError
 from loradesk_engine.events import TokensGenerated
 from loradesk_engine.formats.xlora import read_xlora
 from loradesk_engine.generation.engine import EngineCore
@@ -174,15 +174,53 @@ def test_what_the_configuration_leaves_out_the_tensors_tell(zoo, tmp_path: Path,
     assert checkpoint.warning is None
 
 
-def test_two_linears_do_not_tell_of_a_relu_and_the_user_is_told(zoo, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    checkpoint = edited(zoo.xlora, tmp_path / "x", enable_relu_and_dropout=...)
+@pytest.mark.parametrize(
+    ("changes", "relu", "words"),
+    [
+        ({}, True, "a ReLU between them is assumed"),
+        ({"stop_token_id": None}, False, "no ReLU between them is assumed"),  # xlora wrote it early in 2024
+        ({"use_mean_pool": True}, False, "no ReLU between them is assumed"),
+    ],
+)
+def test_two_linears_do_not_show_a_relu_and_the_assumption_is_said(  # type: ignore[no-untyped-def]
+    zoo, tmp_path: Path, changes: dict[str, Any], relu: bool, words: str
+) -> None:
+    """xlora's default is true since 11 April 2024 (its commit ad61a24), and was false in the months before."""
+    checkpoint = edited(zoo.xlora, tmp_path / "x", enable_relu_and_dropout=..., **changes)
     engine = EngineCore.load(zoo.xlora_settings(xlora=str(checkpoint)))
-    assert [layer.relu for layer in read_xlora(checkpoint).layers] == [False, False]
+    assert [layer.relu for layer in read_xlora(checkpoint).layers] == [relu, False]
     (told,) = [text for text in engine.info.warnings if "enable_relu_and_dropout" in text]
     assert str(checkpoint / CONFIG) in told
+    assert words in told
     for said in (True, False):
-        other = read_xlora(edited(zoo.xlora, tmp_path / str(said), enable_relu_and_dropout=said))
+        other = read_xlora(edited(zoo.xlora, tmp_path / str(said), enable_relu_and_dropout=said, **changes))
         assert (other.layers[0].relu, other.warning) == (said, None)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_the_user_chooses_whether_there_is_a_relu(zoo, tmp_path: Path, relu: bool) -> None:  # type: ignore[no-untyped-def]
+    """The scalings are those of the checkpoint that says it."""
+    silent = edited(zoo.xlora, tmp_path / "silent", enable_relu_and_dropout=...)
+    said = edited(zoo.xlora, tmp_path / "said", enable_relu_and_dropout=relu)
+    scalings = []
+    for settings in (zoo.xlora_settings(xlora=str(silent), xlora_relu=relu), zoo.xlora_settings(xlora=str(said))):
+        engine = EngineCore.load(settings)
+        assert not [text for text in engine.info.warnings if "enable_relu_and_dropout" in text]
+        engine.submit(CompletionRequest("r", tuple(IDS.tolist()), Sampling(max_tokens=1)))
+        events = [event for _ in range(20) if engine.busy for event in engine.step()]
+        found = [event.scalings for event in events if isinstance(event, TokensGenerated)]
+        scalings.append(torch.from_numpy(next(part for part in found if part is not None)))
+    torch.testing.assert_close(scalings[0], scalings[1], rtol=0, atol=0)
+
+
+def test_a_choice_against_what_the_checkpoint_says_is_refused(zoo) -> None:  # type: ignore[no-untyped-def]
+    for checkpoint, name in ((zoo.xlora, CONFIG), (zoo.xlora_peft, PEFT_CONFIG)):
+        with pytest.raises(AdapterError, match="without a ReLU") as caught:
+            read_xlora(checkpoint, relu=False)
+        assert caught.value.file == str(checkpoint / name)
+        assert read_xlora(checkpoint, relu=True).layers[0].relu
+    with pytest.raises(RequestError, match="classifier"):
+        EngineCore.load(LoadSettings(base=str(zoo.base), xlora_relu=True))
 
 
 NUMBERED = {

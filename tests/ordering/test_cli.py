@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import shutil
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 from support import tiny
+from support.hub_server import FakeHub, point_at, serve
 
 from loradesk_engine.cli.ordering import add_parser
 from loradesk_engine.ordering.modules import linear_modules, match_targets, number_layers
@@ -178,7 +184,7 @@ def test_a_base_that_is_not_there(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     cases = {
         "./none": "Neither a file or folder that exists",
-        "org/not-in-the-cache": "cannot be reached, and the file is not in the cache",
+        "org/not-in-the-cache": "the repository is not in the cache",
         str(tmp_path): "does not exist",
     }
     for source, message in cases.items():
@@ -194,57 +200,67 @@ def test_a_base_that_is_not_there(
     assert "trained on org/gone, which could not be read" in capsys.readouterr().err
 
 
+@pytest.fixture
+def hub(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub with a base, an adapter, a gated repository, one without a configuration and one of two adapters."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "README.md").write_text("nothing")
+    both = tmp_path / "both"
+    for name, own in (("ad_1", "first"), ("ad_10", "wide")):
+        shutil.copytree(zoo / own, both / name)
+    repositories = {
+        "org/model": zoo / "base",
+        "org/adapter": zoo / "first",
+        "org/gated": zoo / "base",
+        "org/empty": tmp_path / "empty",
+        "org/both": both,
+    }
+    with serve(FakeHub(repositories, gated={"org/gated": "secret"})) as server:
+        point_at(monkeypatch, server.url, tmp_path / "hub-cache")
+        yield server
+
+
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("repository", "message"),
     [
-        ("GatedRepoError", "gated"),
-        ("RepositoryNotFoundError", "No such repository"),
-        ("LocalEntryNotFoundError", "not in the cache"),
-        ("EntryNotFoundError", "no config.json"),
-        ("HFValidationError", "not the id"),
-        ("OfflineModeIsEnabled", "cannot be reached"),
+        ("org/gated", "gated"),
+        ("org/nobody", "No such repository"),
+        ("org/empty", "no such file"),
+        ("org/--model", "Neither a file or folder that exists nor the id"),
     ],
 )
 def test_what_the_hub_says(
-    out: Path, error: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: FakeHub, out: Path, repository: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    kind = getattr(errors, error)
-
-    def refuse(*words: object) -> str:
-        raise kind.__new__(kind)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    assert loradesk("create", "--base", "org/model", "--targets", "q_proj", "-o", out, "--json") == 2
+    assert loradesk("create", "--base", repository, "--targets", "q_proj", "-o", out, "--json") == 2
     facts = json.loads(capsys.readouterr().out)["error"]
     assert facts["kind"] == "HubError"
-    assert facts["file"] == "org/model"
+    assert facts["file"] == repository
     assert message in facts["problem"]
 
 
-def test_only_the_configuration_is_fetched(zoo: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked: list[object] = []
-
-    def one(repository: str, name: str) -> str:
-        asked.append((repository, name))
-        return str(zoo / "base" / "config.json")
-
-    def several(repository: str, *, allow_patterns: list[str]) -> str:
-        asked.append((repository, allow_patterns))
-        return str(zoo / "first")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", several)
+def test_only_configuration_and_headers_are_fetched(hub: FakeHub, out: Path) -> None:
     assert loradesk("create", "--base", "org/model", "--adapter", "n=org/adapter", "-o", out) == 0
     assert OrderingFile.read(out) == OrderingFile("org/model", ["n"], number_layers(EXPECTED))
-    assert asked == [
-        ("org/model", "config.json"),
-        ("org/adapter", ["*adapter_config*.json", "xlora_config.json"]),
-    ]
+    assert "model.safetensors" not in hub.served
+    weights = hub.repositories["org/adapter"] / "adapter_model.safetensors"
+    (length,) = struct.unpack("<Q", weights.read_bytes()[:8])
+    assert hub.served["adapter_model.safetensors"] <= max(8 + length, 2**16)
+
+
+@pytest.mark.parametrize("offline", [True, False], ids=["switched off", "no network"])
+def test_without_the_hub_an_id_fails_at_once_with_one_sentence(
+    hub: FakeHub, out: Path, offline: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    for flags in (("--base", "org/gone", "--targets", "q_proj"), ("--adapter", "n=org/gone")):
+        assert loradesk("create", *flags, "-o", out) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("loradesk: org/gone")
+        assert told.count("\n") == 1
+        assert "Traceback" not in told
+    assert hub.asked == []
 
 
 # rename, preload, diff
@@ -513,3 +529,150 @@ def in_terminal(words: list[str], talk: list[tuple[str, str]]) -> tuple[str, int
         pass
     os.close(terminal)
     return screen.decode(errors="replace"), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# looking at adapters, answers that are piped, several faults at once
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_answers_may_be_piped(
+    base: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped(monkeypatch, str(base), "q_proj, v_proj", "one,two", str(out))
+    assert loradesk("create") == 0
+    ordering = OrderingFile.read(out)
+    assert (ordering.order, len(ordering.layers or ())) == (("one", "two"), 4)
+    piped(monkeypatch, str(out), "p,q", "org/both")
+    assert loradesk("preload", "-i") == 0
+    entries = (PreloadAdapter("p", "org/both"), PreloadAdapter("q", "org/both"))
+    assert OrderingFile.read(out).preload_adapters == entries
+    piped(monkeypatch, str(base))
+    capsys.readouterr()
+    assert loradesk("create") == 2
+    assert "--targets is missing, and the input has ended" in capsys.readouterr().err
+
+
+def test_a_misspelt_target_is_refused_before_the_next_question_and_can_be_allowed(
+    base: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("create", "--base", base, "--targets", "q_porj,v_proj", "-o", out)
+    piped(monkeypatch, "never,read")
+    assert loradesk(*flags) == 2
+    told = capsys.readouterr().err
+    assert "no linear 'q_porj'. Did you mean 'q_proj'?" in told
+    assert "--allow-missing" in told
+    assert sys.stdin.read() == "never,read\n"
+    assert loradesk(*flags, "--names", "a", "--allow-missing") == 0
+    assert len(OrderingFile.read(out).layers or ()) == 2
+    assert loradesk("create", "--base", base, "--targets", "nothing", "--allow-missing", "--names", "a", "-o", "-") == 2
+    out.unlink()
+    piped(monkeypatch, "q_porj,v_proj", "n", "q_proj", "a")  # asked again
+    assert loradesk("create", "--base", base, "-o", out) == 0
+    out.unlink()
+    piped(monkeypatch, "q_porj,v_proj", "y", "a")
+    assert loradesk("create", "--base", base, "-o", out) == 0
+    assert len(OrderingFile.read(out).layers or ()) == 2
+
+
+def test_embeddings_may_be_targets(zoo: Path, out: Path) -> None:
+    """Numbered as transformers registers the modules."""
+    assert (
+        loradesk("create", "--base", zoo / "base", "--targets", "q_proj,embed_tokens", "--names", "a", "-o", out) == 0
+    )
+    model = tiny.load(zoo / "base")
+    registered = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in ("q_proj", "embed_tokens")]
+    assert OrderingFile.read(out).layers == number_layers(registered)
+    assert loradesk("check", out, "--base", zoo / "base") == 0
+    assert (
+        loradesk("create", "--base", zoo / "base", "--targets", "all-linear", "--names", "a", "-o", out, "--force") == 0
+    )
+    assert "model.embed_tokens" not in (OrderingFile.read(out).layers or {})
+
+
+def test_preload_replaces(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loradesk("preload", file, "--add", "p=org/p", "--add", "q=org/q", "-i") == 0
+    assert loradesk("preload", file, "--replace", "--add", "q=org/new", "-i") == 0
+    assert OrderingFile.read(file).preload_adapters == (PreloadAdapter("q", "org/new"),)
+    piped(monkeypatch, "r", "org/r", "y")
+    assert loradesk("preload", file, "-i") == 0
+    assert OrderingFile.read(file).preload_adapters == (PreloadAdapter("r", "org/r"),)
+    piped(monkeypatch, "s", "org/s", "n")
+    assert loradesk("preload", file, "-i") == 0
+    assert [entry.name for entry in OrderingFile.read(file).preload_adapters or ()] == ["r", "s"]
+
+
+def test_check_looks_at_preload_adapters(
+    hub: FakeHub, zoo: Path, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = {"ad_1": "both", "ad_10": "both", "ad_2": "both", "gone": "./gone", "away": "org/nobody"}
+    preloads = [PreloadAdapter(*entry) for entry in entries.items()]
+    OrderingFile("org/tiny-base", None, None, preloads).write(file)
+    assert loradesk("check", file, "--base", zoo / "base", "--json") == 1
+    found = {finding["place"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    places = [f"/preload_adapters/{number}/adapter_model_id" for number in range(5)]
+    assert [found[place]["rule"] if place in found else None for place in places] == [
+        None, None, "preload-broken", "preload-missing", "preload-unseen"
+    ]  # fmt: skip
+    assert "No adapter named 'ad_2'" in found[places[2]]["message"]
+    assert hub.asked == []
+    OrderingFile("org/tiny-base", None, None, [PreloadAdapter("ad_1", "org/both")]).write(file)
+    assert loradesk("check", file, "--base", zoo / "base") == 0
+    assert "not been downloaded" in capsys.readouterr().out
+    assert loradesk("check", file, "--base", zoo / "base", "--hub") == 0
+    assert "not been downloaded" not in capsys.readouterr().out
+    OrderingFile("org/tiny-base", None, None, [PreloadAdapter("ad_3", "org/both")]).write(file)
+    assert loradesk("check", file, "--base", zoo / "base", "--hub") == 1
+    assert "There are ad_1, ad_10" in capsys.readouterr().out
+
+
+def test_preload_refuses_what_is_not_in_a_folder_that_is_here(
+    zoo: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = file.read_bytes()
+    assert loradesk("preload", file, "--add", f"ad_1={zoo / 'xlora'}", "--add", f"ad_3={zoo / 'xlora'}", "-i") == 2
+    assert "No adapter named 'ad_3' is here. There are ad_1, ad_10." in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert loradesk("preload", file, "--add", f"ad_1={zoo / 'xlora'}", "-i") == 0
+
+
+def test_one_repository_is_checked_for_all_names_of_order(
+    zoo: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    OrderingFile(str(zoo / "base"), ["ad_1", "ad_10"]).write(file)
+    assert loradesk("check", file, "--adapters", zoo / "xlora") == 0
+    OrderingFile(str(zoo / "base"), ["ad_1", "ad_2"]).write(file)
+    capsys.readouterr()
+    assert loradesk("check", file, "--adapters", zoo / "xlora") == 2
+    assert "No adapter named 'ad_2'" in capsys.readouterr().err
+
+
+def test_create_reads_a_repository_of_adapters_by_name(hub: FakeHub, out: Path) -> None:
+    assert loradesk("create", "--base", "org/model", "--adapter", "ad_1=org/both", "-o", out) == 0
+    assert OrderingFile.read(out) == OrderingFile("org/model", ["ad_1"], number_layers(EXPECTED))
+
+
+def test_check_goes_on_after_the_first_fault_of_structure(
+    base: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """{
+  "base_model_id": "org/tiny-base",
+  "order": ["one", 2, "one"],
+  "layers": {
+    "model.layers.0.self_attn.q_proj": 0,
+    "model.layers.0.self_attn.w_proj": 1
+  },
+  "preload_adapters": [{"name": "one"}, "two"],
+  "Order": []
+}"""
+    file.write_text(text)
+    assert loradesk("check", file, "--base", base) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0].removeprefix(str(file)) for line in lines[:3]] == [":3:20", ":8:24", ":8:41"]
+    assert all("error [structure]" in line for line in lines[:3])
+    assert any(":6:5: error [layer-not-in-model]" in line for line in lines)
+    assert not any("[order-duplicate]" in line or "--fix" in line for line in lines)
+    assert loradesk("check", file, "--base", base, "--fix") == 2
+    assert file.read_text() == text

@@ -93,6 +93,7 @@ def write(
     kind: str = "F32",
     rope_freqs: np.ndarray | None = None,
     tensors: Mapping[str, np.ndarray] | None = None,
+    embedding: str | None = None,
     **extra: float | int | str | list[bool],
 ) -> dict[str, torch.Tensor]:
     """Write the model with matrices of type `kind`; returns the weights that the file stands for, by transformers'
@@ -101,6 +102,7 @@ def write(
     Args:
         rope_freqs: divisors of the rotation's frequencies, as files of Llama 3 have them; the last tensor here.
         tensors: more of float32.
+        embedding: type of the embedding's matrix; `kind` as well if it is None.
         extra: more keys of the architecture, with __ for dots; a later one replaces an earlier one.
     """
     config = model.config
@@ -115,7 +117,8 @@ def write(
         if data.ndim == 1 or kind == "F32":
             writer.add_tensor(short, stored)
             return data
-        quantized = getattr(gguf.GGMLQuantizationType, kind)
+        own = embedding if embedding is not None and short.startswith("token_embd") else kind
+        quantized = getattr(gguf.GGMLQuantizationType, own)
         packed = gguf.quants.quantize(stored, quantized)
         writer.add_tensor(short, packed, raw_dtype=quantized)
         return gguf.quants.dequantize(packed, quantized)

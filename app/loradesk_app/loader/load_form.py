@@ -21,7 +21,9 @@ class LoadForm:
         hub_id, revision, token: of a base on the hub.
         mode: how adapters are used.
         adapters: LoRA adapters.
+        repository: folder or hub id in which the ordering file's adapters are found by their names.
         xlora: folder or hub id of the X-LoRA checkpoint.
+        relu: whether its classifier has a ReLU, where it does not say it; None assumes it by the file's age.
         ordering: path of the ordering file.
         device, dtype: `auto` or a name.
         quantize: what bitsandbytes is to make of the base while it loads; not for GGUF files.
@@ -36,7 +38,9 @@ class LoadForm:
     token: str = ""
     mode: AdapterMode = "xlora"
     adapters: tuple[AdapterSource, ...] = ()
+    repository: str = ""
     xlora: str = ""
+    relu: bool | None = None
     ordering: str = ""
     device: str = "auto"
     dtype: Precision = "auto"
@@ -46,12 +50,13 @@ class LoadForm:
 
     def complaint(self) -> tuple[str, str] | None:
         """(field, sentence) for the first thing that is missing, or None."""
-        if self.source == "local" and not self.path.strip():
-            return "path", "Choose the folder or GGUF file of the base model."
-        if self.source == "hub" and not self.hub_id.strip():
-            return "hub_id", "Type the hub id of the base model, such as organisation/model."
         if self.source == "demo":
             return None
+        named = self.mode != "none" and bool(self.ordering.strip())  # the ordering file names a base, too
+        if self.source == "local" and not self.path.strip() and not named:
+            return "path", "Choose the folder or GGUF file of the base model."
+        if self.source == "hub" and not self.hub_id.strip() and not named:
+            return "hub_id", "Type the hub id of the base model, such as organisation/model."
         if self.mode == "xlora" and not self.xlora.strip():
             return "xlora", "Choose the X-LoRA checkpoint."
         names = [adapter.name for adapter in self.adapters]
@@ -62,6 +67,8 @@ class LoadForm:
                 return "adapters", "Each adapter needs a name and a folder or hub id."
             if len(set(names)) < len(names):
                 return "adapters", "Two adapters have the same name."
+            if self.repository.strip() and not self.ordering.strip():
+                return "repository", "A folder of adapters needs an ordering file that names those to load."
         return None
 
     def quantizable(self) -> bool:
@@ -89,7 +96,9 @@ class LoadForm:
             token=(self.token.strip() or None) if self.source == "hub" else None,
             mode=self.mode,
             adapters=self.adapters if self.mode == "lora" else (),
+            repository=(self.repository.strip() or None) if self.mode == "lora" else None,
             xlora=self.xlora.strip() if self.mode == "xlora" else None,
+            xlora_relu=self.relu if self.mode == "xlora" else None,
             ordering=(self.ordering.strip() or None) if self.mode != "none" else None,
             tgt_non_granular_index=frozen if self.mode == "xlora" else None,
         )
@@ -117,7 +126,7 @@ class LoadForm:
         )
         if settings.base == demo_settings("none").base:
             return form
-        local = is_local(settings.base)
+        local = not settings.base or is_local(settings.base)
         return replace(
             form,
             source="local" if local else "hub",
@@ -126,6 +135,8 @@ class LoadForm:
             revision=settings.revision or "",
             token=settings.token or "",
             adapters=settings.adapters,
+            repository=settings.repository or "",
+            relu=settings.xlora_relu,
             xlora=settings.xlora or "",
             ordering=settings.ordering or "",
         )

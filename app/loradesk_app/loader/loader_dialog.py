@@ -51,6 +51,12 @@ QUANTIZE_TIP = (
     "bitsandbytes makes the base smaller while it loads. On the CPU this is slow: a GGUF file is quicker there. "
     "X-LoRA keeps its mix better with 8 bits than with 4."
 )
+RELU: tuple[tuple[bool | None, str], ...] = (
+    (None, "As the checkpoint says, or by its age"),
+    (True, "With a ReLU"),
+    (False, "Without a ReLU"),
+)
+RELU_TIP = "Between the classifier's linears. It counts only for checkpoints that leave out enable_relu_and_dropout."
 NO_QUANTIZE_TIP = "A GGUF file brings its own types of weights: there is nothing to quantize."
 NO_ADAPTERS = "No adapters yet. Add a folder or a hub id; an ordering file may name some as well."
 LABEL_WIDTH = 118
@@ -117,6 +123,12 @@ class LoaderDialog(QDialog):
         self.adapters.modelReset.connect(self._show_remove)
         self._show_remove()
         self.xlora = PathField("X-LoRA checkpoint", "Folder with xlora_config.json, or a hub id")
+        self.repository = PathField("Folder of adapters", "Folder or hub id that holds the ordering file's adapters")
+        self.relu = QComboBox()
+        self.relu.setAccessibleName("ReLU of the classifier")
+        self.relu.setToolTip(RELU_TIP)
+        for choice, text in RELU:
+            self.relu.addItem(text, choice)
         self.ordering = PathField("Ordering file", "", folders=False, files="Ordering files (*.json);;All files (*)")
         self.ordering_row = QWidget()
         line = QHBoxLayout(self.ordering_row)
@@ -138,7 +150,7 @@ class LoaderDialog(QDialog):
         self.quantize.setAccessibleName("Quantize")
         for key, text in QUANTIZE:
             self.quantize.addItem(text, key)
-        for chooser in (self.device, self.dtype, self.quantize):
+        for chooser in (self.device, self.dtype, self.quantize, self.relu):
             leave_wheel_to_page(chooser)
         self.quantize_note = label(NO_QUANTIZE_TIP, "muted", wrap=True)
         self.context = whole_spin(0, 1_048_576, 1024, "the model's own", " tokens")
@@ -156,7 +168,7 @@ class LoaderDialog(QDialog):
         self._wait_timer.setSingleShot(True)
         self._wait_timer.setInterval(WAIT_MS)
         self._wait_timer.timeout.connect(lambda: self.memory.show_unknown("Reading headers…"))
-        edits = (self.path.edit, self.hub_id, self.revision, self.token, self.xlora.edit)
+        edits = (self.path.edit, self.hub_id, self.revision, self.token, self.xlora.edit, self.repository.edit)
         self._typing = TypingWatch(edits, self)
         self._typing.ended.connect(self._estimate_timer.start)
 
@@ -176,9 +188,11 @@ class LoaderDialog(QDialog):
             "hub_id": self.hub_id,
             "xlora": self.xlora.edit,
             "adapters": self.table,
+            "repository": self.repository.edit,
         }
         self._build()
-        for signal in (self.path.changed, self.xlora.changed, self.ordering.changed, self.hub_id.textChanged):
+        paths = (self.path, self.xlora, self.ordering, self.repository)
+        for signal in (*(field.changed for field in paths), self.hub_id.textChanged):
             signal.connect(lambda _text: self._check())
         for signal in (self.adapters.rowsInserted, self.adapters.rowsRemoved, self.adapters.dataChanged):
             signal.connect(lambda *_what: self._check())
@@ -186,6 +200,7 @@ class LoaderDialog(QDialog):
             self.device.currentIndexChanged,
             self.dtype.currentIndexChanged,
             self.quantize.currentIndexChanged,
+            self.relu.currentIndexChanged,
             self.context.valueChanged,
             self.revision.textChanged,
             self.token.textChanged,
@@ -206,7 +221,9 @@ class LoaderDialog(QDialog):
             token=self.token.text(),
             mode=cast("AdapterMode", self.mode.current()),
             adapters=self.adapters.adapters(),
+            repository=self.repository.text(),
             xlora=self.xlora.text(),
+            relu=self.relu.currentData(),
             ordering=self.ordering.text(),
             device=self.device.currentData(),
             dtype=self.dtype.currentData(),
@@ -224,7 +241,9 @@ class LoaderDialog(QDialog):
         self.revision.setText(form.revision)
         self.token.setText(form.token)
         self.adapters.set_adapters(form.adapters)
+        self.repository.set_text(form.repository)
         self.xlora.set_text(form.xlora)
+        self.relu.setCurrentIndex([choice for choice, _ in RELU].index(form.relu))
         self.ordering.set_text(form.ordering)
         if self.device.findData(form.device) < 0:
             self.device.addItem(form.device, form.device)
@@ -367,6 +386,7 @@ class LoaderDialog(QDialog):
         self._mode_pages.add("xlora", [("&Checkpoint", self.xlora)])
         self._demo_adapters = label("", "muted", wrap=True)
         self._ordering_form = _form([("&Ordering file", self.ordering_row)])
+        self._repository_form = _form([("Adapters &in", self.repository)])
 
         how = QFormLayout()
         how.setContentsMargins(0, 0, 0, 0)
@@ -381,6 +401,7 @@ class LoaderDialog(QDialog):
         how.addRow("", self.quantize_note)
         how.addRow(_caption("Conte&xt", self.context), self.context)
         how.addRow(_caption("&Freeze after", self.non_granular), self.non_granular)
+        how.addRow(_caption("&ReLU", self.relu), self.relu)
         self._how = how
         self.non_granular.setToolTip(
             "Non-granular scalings: after this many tokens of the answer the mix stays as it is, "
@@ -393,7 +414,11 @@ class LoaderDialog(QDialog):
         form.setSpacing(10)
         for caption, chooser, pages in (
             ("Base model", self.source, [self._source_pages]),
-            ("Adapters", self.mode, [self._demo_adapters, self._mode_pages, self._ordering_form]),
+            (
+                "Adapters",
+                self.mode,
+                [self._demo_adapters, self._mode_pages, self._ordering_form, self._repository_form],
+            ),
         ):
             row = QHBoxLayout()
             row.setSpacing(12)
@@ -466,7 +491,9 @@ class LoaderDialog(QDialog):
         )
         self._ordering_form.setVisible(not demo and mode != "none")
         self.ordering.edit.setPlaceholderText("Optional" if mode == "lora" else "Optional for checkpoints made by PEFT")
+        self._repository_form.setVisible(not demo and mode == "lora")
         self._how.setRowVisible(self.non_granular, mode == "xlora")
+        self._how.setRowVisible(self.relu, mode == "xlora" and not demo)
         self._check()
 
     def _check(self) -> bool:

@@ -24,16 +24,20 @@ def to_json(settings: LoadSettings) -> dict[str, Any]:
 
 def from_json(data: Any) -> LoadSettings | None:
     """Load settings from JSON; None when they do not make sense."""
-    if not isinstance(data, dict) or not isinstance(data.get("base"), str) or not data["base"]:
+    if not isinstance(data, dict) or not isinstance(data.get("base"), str):
+        return None
+    if not data["base"] and not data.get("ordering"):  # which names a base, too
         return None
     known = {name: data[name] for name in _NAMES if name in data}
-    texts = ("revision", "xlora", "ordering")
+    texts = ("revision", "repository", "xlora", "ordering")
     numbers = ("context", "tgt_non_granular_index")
     if known.get("mode", "none") not in _MODE_NAMES or known.get("quantize", "none") not in get_args(Quantize):
         return None
     if any(known.get(name) is not None and not isinstance(known[name], str) for name in texts):
         return None
     if any(known.get(name) is not None and type(known[name]) is not int for name in numbers):
+        return None
+    if known.get("xlora_relu") not in (None, True, False):
         return None
     try:
         adapters = tuple(AdapterSource(str(name), str(source)) for name, source in data.get("adapters", ()))
@@ -55,7 +59,8 @@ def readable(recent: Iterable[Any]) -> list[LoadSettings]:
 
 def title(settings: LoadSettings) -> str:
     """Short name of what would be loaded, e.g. `zephyr-7b · X-LoRA`."""
-    name = "Demo pack" if is_demo(settings) else PurePath(settings.base.rstrip("/\\")).name or settings.base
+    base = settings.base or settings.ordering or ""
+    name = "Demo pack" if is_demo(settings) else PurePath(base.rstrip("/\\")).name or base
     return f"{name} · {_MODE_NAMES[settings.mode]}"
 
 

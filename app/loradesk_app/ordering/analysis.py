@@ -6,16 +6,20 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 
 from loradesk_engine.errors import OrderingError
 from loradesk_engine.files import MAX_JSON_BYTES, read_bytes
 from loradesk_engine.ordering import json_text
-from loradesk_engine.ordering.check import check
-from loradesk_engine.ordering.finding import CheckContext, Finding, Mode
-from loradesk_engine.ordering.schema import KEYS, OrderingFile, parse_pointer, pointer
+from loradesk_engine.ordering.check import check, check_salvage
+from loradesk_engine.ordering.finding import CheckContext, Finding, PreloadFacts
+from loradesk_engine.ordering.mode import with_mode
+from loradesk_engine.ordering.schema import KEYS, OrderingFile, PreloadAdapter, parse_pointer, pointer
 
 _BREAKS = {ord("\r"): "\n", 0x2028: "\\u2028", 0x2029: "\\u2029", 0xFDD0: "\\ufdd0", 0xFDD1: "\\ufdd1"}
 _PLACE = re.compile(r"line (\d+), column (\d+)")
+NOTHING: Mapping[PreloadAdapter, PreloadFacts] = MappingProxyType({})
 _RANK = {"error": 0, "warning": 1, "info": 2}
 
 
@@ -44,6 +48,7 @@ class Analysis:
         text: as the JSON view shows it: lines end with a line feed, no byte order mark.
         findings: of the checker, errors first.
         positions: JSON pointer of a finding's place -> line and column in `text`, from 1.
+        preloads: what lies at the ids of the preload adapters.
     """
 
     state: State
@@ -51,30 +56,48 @@ class Analysis:
     text: str
     findings: tuple[Finding, ...] = ()
     positions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    preloads: Mapping[PreloadAdapter, PreloadFacts] = field(default_factory=dict)
 
 
-def analyse(state: State, context: CheckContext) -> Analysis:
-    """Text, findings and their lines. Never raises: a state is always something that can be shown."""
-    if state.draft is not None:
-        return Analysis(state, context, shown(state.draft))
-    text = shown(state.ordering.dumps())
-    findings = tuple(check(state.ordering, with_mode(context, state.ordering)))
+def analyse(
+    state: State,
+    context: CheckContext,
+    near: Path | None = None,
+    known: Mapping[PreloadAdapter, PreloadFacts] = NOTHING,
+) -> Analysis:
+    """Text, findings and their lines. Never raises: a state is always something that can be shown.
+
+    Args:
+        near: folder of the file, in which relative paths are looked for first.
+        known: preload adapters that were looked at before, and found.
+    """
+    text = shown(state.ordering.dumps() if state.draft is None else state.draft)
+    try:
+        salvage = OrderingFile.salvage(text)
+    except OrderingError:  # no JSON object: the draft's problem says where
+        return Analysis(state, context, text)
+    ordering = salvage.ordering if state.draft is not None else state.ordering
+    preloads = _look(ordering, context, near, known)
+    told = with_mode(replace(context, preloads=preloads), ordering)
+    findings = tuple(check(ordering, told) if state.draft is None else check_salvage(salvage, told))
     places = {place for finding in findings for place in (finding.place, *finding.places)}
-    return Analysis(state, context, text, findings, positions(text, places))
+    return Analysis(state, context, text, findings, positions(text, places), preloads)
 
 
-def guessed_mode(ordering: OrderingFile) -> Mode | None:
-    """What a file is for, as far as it shows: only LoRA preloads, only X-LoRA needs both order and layers."""
-    if ordering.preload_adapters:
-        return "lora"
-    return "xlora" if ordering.order and ordering.layers else None
+def _look(
+    ordering: OrderingFile, context: CheckContext, near: Path | None, known: Mapping[PreloadAdapter, PreloadFacts]
+) -> Mapping[PreloadAdapter, PreloadFacts]:
+    """What lies at the ids of the preload adapters; those that are known are not read again."""
+    from loradesk_engine.cli.ordering_sources import look_at_preloads
 
-
-def with_mode(context: CheckContext, ordering: OrderingFile) -> CheckContext:
-    """The context with a mode: where nobody has said one, the one that the file looks like."""
-    if context.mode is None and context.xlora is None:
-        return replace(context, mode=guessed_mode(ordering))
-    return context
+    found = {entry: facts for entry, facts in known.items() if facts.modules is not None}
+    entries = ordering.preload_adapters or ()
+    fresh = [entry for entry in entries if entry not in found]
+    if not fresh:
+        return {entry: found[entry] for entry in entries}
+    others = tuple(entry.name for entry in entries)
+    looked = look_at_preloads(fresh, context.config, near=near, among=others)
+    return {entry: found.get(entry) or looked[entry] for entry in entries if entry in found or entry in looked}
 
 
 def state_of(text: str, file: str = "ordering file", before: OrderingFile | None = None) -> State:

@@ -12,12 +12,13 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 from shiboken6 import isValid
 
 from loradesk_app.background import Background
-from loradesk_app.ordering.analysis import Analysis, State, analyse, read_state, shown, state_of, with_mode
+from loradesk_app.ordering.analysis import Analysis, State, analyse, read_state, shown, state_of
 from loradesk_app.ordering.disk import ChangedOutsideError, Stamp, content, look, write
 from loradesk_app.ordering.rows import moved, unique_name, without
 from loradesk_engine.errors import LoradeskError, OrderingError
 from loradesk_engine.ordering import build
 from loradesk_engine.ordering.finding import CheckContext, Finding, Mode
+from loradesk_engine.ordering.mode import with_mode
 from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
 
 CHECK_MS = 60
@@ -98,6 +99,11 @@ class Document(QObject):
         return self._state.draft is None
 
     @property
+    def folder(self) -> Path | None:
+        """Where relative paths in the file are looked for first."""
+        return Path(self.path).absolute().parent if self.path else None
+
+    @property
     def title(self) -> str:
         return Path(self.path).name if self.path else self._title or "Untitled"
 
@@ -110,7 +116,7 @@ class Document(QObject):
     def analysis(self) -> Analysis:
         """Text and findings of the current state; worked out now if that has not been done yet."""
         if self._analysis is None or not self.is_checked:
-            self._analysis = analyse(self._state, self._context)
+            self._analysis = analyse(self._state, self._context, self.folder)
         return self._analysis
 
     @property
@@ -184,6 +190,14 @@ class Document(QObject):
         entry = PreloadAdapter(name, adapter_model_id.strip())
         self._change(f"Preload {name}", preload_adapters=[*adapters[:row], entry, *adapters[row:]])
         return row
+
+    def put_preloads(self, adapters: Sequence[PreloadAdapter]) -> None:
+        """Preload these adapters, in one step: those of a name that is there take its place, the others come last."""
+        new = {adapter.name: adapter for adapter in adapters}
+        there = self.ordering.preload_adapters or ()
+        kept = [new.pop(adapter.name, adapter) for adapter in there]
+        label = _label("Preload", [adapter.name for adapter in adapters])
+        self._push(label, lambda: build.preload(self.ordering, [*kept, *new.values()], replace=True))
 
     def rename_preload(self, row: int, name: str) -> None:
         """Rename a preload adapter; `order` refers to it by name and follows, if no other has the old name."""
@@ -425,6 +439,7 @@ class Document(QObject):
     def _set_path(self, path: str) -> None:
         if path != self.path:
             self.path = path
+            self._start_later()  # relative paths mean something else there
             self.path_changed.emit()
 
     def _note_disk(self, data: bytes | None) -> None:
@@ -451,8 +466,10 @@ class Document(QObject):
             self._timer.start()
 
     def _start_analysis(self) -> None:
-        state, context = self._state, self._context
-        self._run(lambda: analyse(state, context), self._take_analysis, self._refuse)
+        state, context, folder = self._state, self._context, self.folder
+        before = self._analysis
+        known = before.preloads if before is not None and before.context is context else {}
+        self._run(lambda: analyse(state, context, folder, known), self._take_analysis, self._refuse)
 
     def _take_analysis(self, analysis: Analysis) -> None:
         if isValid(self) and analysis.state is self._state:

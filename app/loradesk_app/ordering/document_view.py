@@ -22,6 +22,7 @@ from loradesk_app.ordering.sources import BaseFacts, FoundAdapters
 from loradesk_app.theme import Theme
 from loradesk_app.widgets.labels import label
 from loradesk_engine.ordering.finding import Finding
+from loradesk_engine.ordering.schema import PreloadAdapter
 
 TYPING_MS = 250  # a text is read when the typing pauses
 RUN_SECONDS = 2.0  # texts further apart than this are steps of their own
@@ -139,6 +140,11 @@ class DocumentView(QWidget):
         self.form.show_adapters(None, reading=True)
         self._readers.run(lambda: sources.find_adapters(source, config), self._take_adapters, self._refuse_adapters)
 
+    def preload_from(self, source: str) -> None:
+        """Preload all adapters of a folder or repository, each found in it by its name."""
+        config = self.base.config if self.base is not None else None
+        self._readers.run(lambda: sources.find_adapters(source, config), self._take_preloads, self._refuse_adapters)
+
     def regenerate(self) -> None:
         """Ask for modules and make `layers` anew."""
         if not self.document.is_readable:
@@ -219,6 +225,7 @@ class DocumentView(QWidget):
         self.json.cursorPositionChanged.connect(self._show_cursor)
         self.form.find_base_requested.connect(lambda: self.read_base(document.ordering.base_model_id))
         self.form.compare_requested.connect(self.compare)
+        self.form.preload_requested.connect(self.preload_from)
         self.form.regenerate_requested.connect(self.regenerate)
         self.findings.finding_chosen.connect(self.go_to)
         self.findings.fix_requested.connect(document.fix)
@@ -248,7 +255,7 @@ class DocumentView(QWidget):
         if self._unplaced and position is not None:
             self.json.go_to(*position, select=False)
         self._unplaced = False
-        if problem is None:
+        if problem is None or analysis.findings:
             self.findings.show_findings(analysis.findings, analysis.positions)
         else:
             self.findings.show_unreadable("The text is not an ordering file yet.")
@@ -288,7 +295,8 @@ class DocumentView(QWidget):
         self.document.set_context(config=None)
         self.form.show_base(None)
         if wanted:
-            self._readers.run(lambda: (wanted, sources.base_on_disk(wanted)), self._take_base_on_disk)
+            near = self.document.folder
+            self._readers.run(lambda: (wanted, sources.base_on_disk(wanted, near)), self._take_base_on_disk)
 
     def _take_base_on_disk(self, result: tuple[str, BaseFacts | None]) -> None:
         if isValid(self) and result[0] == self._base_asked and self.base is None and result[1] is not None:
@@ -310,6 +318,10 @@ class DocumentView(QWidget):
             self.found = found
             self.form.show_adapters(found)
             self.document.set_context(adapter_modules=found.modules, xlora=found.classifier)
+
+    def _take_preloads(self, found: FoundAdapters) -> None:
+        if isValid(self):
+            self.document.put_preloads([PreloadAdapter(name, found.source) for name in found.modules])
 
     def _refuse_adapters(self, error: Exception) -> None:
         if isValid(self):

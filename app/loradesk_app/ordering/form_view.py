@@ -19,7 +19,6 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from loradesk_app.ordering.analysis import guessed_mode
 from loradesk_app.ordering.document import Document
 from loradesk_app.ordering.layers_view import LayersView
 from loradesk_app.ordering.order_model import COL_NAME, OrderModel
@@ -32,6 +31,7 @@ from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
 from loradesk_app.widgets.labels import ElidedLabel, label
 from loradesk_app.widgets.segmented import Segmented
+from loradesk_engine.ordering.mode import guessed_mode
 from loradesk_engine.ordering.schema import parse_pointer
 from loradesk_engine.ordering.words import counted
 
@@ -50,6 +50,7 @@ class FormView(QFrame):
 
     find_base_requested = Signal()
     compare_requested = Signal(str)  # folder or hub id of adapters
+    preload_requested = Signal(str)  # folder whose adapters are to be preloaded
     regenerate_requested = Signal()
     page_chosen = Signal(str)
 
@@ -158,6 +159,10 @@ class FormView(QFrame):
             self.document.add_preload(folder.rstrip("/\\").replace("\\", "/").rpartition("/")[2], folder)
         count = self.preload_model.rowCount()
         self.preload.select_rows(list(range(count - len(folders), count)))
+
+    def ask_for_repository(self) -> None:
+        """Choose a folder whose adapters are all to be preloaded."""
+        ask_for_folder(self, "Folder of adapters", "", self.preload_requested.emit)
 
     def ask_for_adapters(self) -> None:
         """Choose the folder that holds the adapters."""
@@ -271,7 +276,10 @@ class FormView(QFrame):
         browse.setToolTip("Choose the folder of the selected adapter")
         browse.clicked.connect(self.browse_preload)
         self._stack.addWidget(self._table_page(self.order, self._order_hint))
-        self._stack.addWidget(self._table_page(self.preload, self._preload_hint, browse))
+        self.from_folder = push_button("Add all of…")
+        self.from_folder.setToolTip("Preload all adapters of a folder; those of a name that is there take its place")
+        self.from_folder.clicked.connect(self.ask_for_repository)
+        self._stack.addWidget(self._table_page(self.preload, self._preload_hint, browse, self.from_folder))
         self._stack.addWidget(self.layers)
         choice = QHBoxLayout()
         choice.setSpacing(8)

@@ -25,6 +25,8 @@ from loradesk_app.theme import Theme
 from loradesk_app.widgets.buttons import icon_button, push_button
 from loradesk_app.widgets.labels import ElidedLabel, field_caption, label
 from loradesk_app.widgets.segmented import Segmented
+from loradesk_engine.errors import OrderingError
+from loradesk_engine.ordering.build import new_file
 from loradesk_engine.ordering.modules import number_layers
 from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
 from loradesk_engine.ordering.words import counted, listed
@@ -146,13 +148,13 @@ class NewFileDialog(QDialog):
             self._show_step()
             return
         self.base_id.set_text(self.base_id.text() or base.model_id)
-        self.tree.set_linears(base.linears, self._adapted(base))
+        self.tree.set_linears(base.modules, self._adapted(base))
         self._go_to(ADAPTERS)
 
     def _take_adapters(self, found: FoundAdapters) -> None:
         self._found = found
         self.draft.set_names(found.names)
-        adapters = [PreloadAdapter(name, found.places.get(name, name)) for name in found.modules]
+        adapters = [PreloadAdapter(name, found.places.get(name, found.source)) for name in found.modules]
         self.draft.remove_preloads(range(len(self.draft.ordering.preload_adapters or ())))
         for adapter in adapters:
             self.draft.add_preload(adapter.name, adapter.adapter_model_id)
@@ -187,9 +189,13 @@ class NewFileDialog(QDialog):
         draft = self.draft.ordering
         layers = number_layers(self.tree.chosen()) if self.with_layers.isChecked() or xlora else None
         base_id = self.base_id.text() or self._base.model_id
-        ordering = OrderingFile(
-            base_id, draft.order if xlora else None, layers, None if xlora else draft.preload_adapters
-        )
+        try:
+            ordering = new_file(
+                base_id, draft.order if xlora else None, layers, None if xlora else draft.preload_adapters
+            )
+        except OrderingError as problem:
+            self.notice.show_error("create", problem)
+            return
         self.created.emit(ordering, self._base, self._found)
         self.accept()
 

@@ -97,7 +97,7 @@ class RegenerateDialog(QDialog):
         self.base_text.setText(base.title)
         self.notice.clear()
         self._base = None if base.problem else base
-        self.tree.set_linears(base.linears, self._chosen)
+        self.tree.set_linears(base.modules, self._chosen)
         self._show()
 
     def _fail(self, error: Exception) -> None:

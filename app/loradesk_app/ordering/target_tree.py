@@ -1,4 +1,4 @@
-"""The linears of an architecture as a tree to choose from, with how many there are of each."""
+"""The modules of an architecture as a tree to choose from, with how many there are of each."""
 
 from __future__ import annotations
 

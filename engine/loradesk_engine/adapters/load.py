@@ -15,9 +15,11 @@ from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.mixture import Mixture
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError, OrderingError
+from loradesk_engine.formats.adapter_folder import find_adapter, read_named
+from loradesk_engine.formats.adapter_place import CONFIG_NAME, AdapterName
 from loradesk_engine.formats.hub import Progress, Resolve, resolve_source
-from loradesk_engine.formats.peft import CONFIG_NAME, PeftAdapter, read_adapter
-from loradesk_engine.formats.xlora import XLoraCheckpoint, find_adapter, read_xlora
+from loradesk_engine.formats.peft import PeftAdapter, read_adapter
+from loradesk_engine.formats.xlora import XLoraCheckpoint, read_xlora
 from loradesk_engine.model.base import BaseSource
 from loradesk_engine.model.decoder import Decoder
 from loradesk_engine.ordering.check import check, raise_errors
@@ -118,7 +120,9 @@ def add_adapter(mixture: Mixture, adapter: AdapterSource, progress: Progress, to
     """Put one more LoRA adapter into the mixture of a loaded model. Raises as `load_adapters`; nothing is changed
     then.
     """
-    found = read_adapter(resolve_source(adapter.source, token=token, progress=progress))
+    wanted = AdapterName(adapter.name)
+    source = resolve_source(adapter.source, token=token, progress=progress, adapter=wanted)
+    found = read_named(source, wanted)
     mixture.add(adapter.name, found, adapter.source)
 
 
@@ -126,18 +130,37 @@ def _find_lora(
     settings: LoadSettings, ordering: OrderingFile | None, progress: Progress, resolve: Resolve
 ) -> FoundAdapters:
     near = Path(settings.ordering).parent if settings.ordering else None
-    wanted = {item.name: item.adapter_model_id for item in (ordering.preload_adapters or ())} if ordering else {}
+    sources = _lora_sources(settings, ordering)
+    found = {}
+    for number, (name, source) in enumerate(sources.items()):
+        progress(f"Reading adapter {name}", number / len(sources))
+        wanted = AdapterName(name, tuple(sources))
+        place = resolve(source, near=near, token=settings.token, progress=progress, adapter=wanted)
+        found[name] = read_named(place, wanted)
+    return FoundAdapters(ordering, found, sources)
+
+
+def _lora_sources(settings: LoadSettings, ordering: OrderingFile | None) -> dict[str, str]:
+    """Name -> folder or hub id: what is preloaded, what is given, and the repository for what `order` names beside."""
+    preloads = (ordering.preload_adapters or ()) if ordering is not None else ()
+    sources = {item.name: item.adapter_model_id for item in preloads}
     for given in settings.adapters:
-        if given.name in wanted:
+        if given.name in sources:
             raise AdapterError(
                 "Two adapters have this name.", field=given.name, remedy="Give one of them another name."
             )
-        wanted[given.name] = given.source
-    found = {}
-    for number, (name, source) in enumerate(wanted.items()):
-        progress(f"Reading adapter {name}", number / len(wanted))
-        found[name] = read_adapter(resolve(source, near=near, token=settings.token, progress=progress))
-    return FoundAdapters(ordering, found, wanted)
+        sources[given.name] = given.source
+    if settings.repository is None:
+        return sources
+    order = (ordering.order or ()) if ordering is not None else ()
+    if not order:
+        raise OrderingError(
+            "A repository of adapters needs an ordering file whose order names those to load.",
+            file=settings.ordering,
+            field="order",
+            remedy="Add the names to order, or give each adapter by itself.",
+        )
+    return sources | {name: settings.repository for name in order if name not in sources}
 
 
 def _find_xlora(
@@ -145,7 +168,7 @@ def _find_xlora(
 ) -> FoundAdapters:
     if settings.xlora is None:
         raise AdapterError("No X-LoRA checkpoint was chosen.", field="xlora", remedy="Choose its folder or hub id.")
-    checkpoint = read_xlora(resolve(settings.xlora, token=settings.token, progress=progress))
+    checkpoint = read_xlora(resolve(settings.xlora, token=settings.token, progress=progress), settings.xlora_relu)
     names = _xlora_names(settings, ordering, checkpoint)
     found = {}
     for number, name in enumerate(names):
@@ -214,6 +237,11 @@ def _xlora_adapter(
     The map's paths are those of the machine it was trained on, so what lies in the checkpoint's folder comes first.
     """
     listed = (checkpoint.adapters or {}).get(name)
+    if settings.repository is not None:
+        wanted = AdapterName(name, names)
+        near = Path(settings.ordering).parent if settings.ordering else None
+        place = resolve(settings.repository, near=near, token=settings.token, progress=progress, adapter=wanted)
+        return read_named(place, wanted)
     if listed is not None:
         own = listed.split("/", 2)[2:]  # the checkpoint may be a copy of the repository that the id names
         places = [checkpoint.folder / listed, *(checkpoint.folder / part for part in own), Path(listed).expanduser()]
@@ -225,7 +253,8 @@ def _xlora_adapter(
     except AdapterError:
         if listed is None or Path(listed).is_absolute() or listed.startswith("."):
             raise
-    return read_adapter(resolve(listed, token=settings.token, progress=progress))
+    wanted = AdapterName(name, names)
+    return read_named(resolve(listed, token=settings.token, progress=progress, adapter=wanted), wanted)
 
 
 def _refuse_options(name: str, adapter: PeftAdapter) -> None:

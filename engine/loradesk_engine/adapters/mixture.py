@@ -235,9 +235,13 @@ class Mixture:
         return tuple(path for path, linear in self._by_path.items() if self._stacks[linear.index] is not None)
 
     def set_layers(self, layers: Mapping[str, int]) -> None:
-        """Say which linear has which place on the layer axis of the scalings, once all adapters are there."""
+        """Say which linear has which place on the layer axis of the scalings, once all adapters are there.
+
+        An embedding may have a place there, too, which nothing reads: adapters on embeddings are not supported.
+        """
         for path, place in layers.items():
-            self._layers[self._by_path[path].index] = place
+            if path in self._by_path:
+                self._layers[self._by_path[path].index] = place
         self._lay_together()
 
     def add(self, name: str, adapter: PeftAdapter, source: str) -> LoraAdapter:

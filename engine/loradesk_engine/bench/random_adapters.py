@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from loradesk_engine.errors import RequestError
-from loradesk_engine.formats.peft import CONFIG_NAME, WEIGHTS_NAME, LoraModule, PeftAdapter
+from loradesk_engine.formats.adapter_place import CONFIG_NAME, WEIGHTS_NAME
+from loradesk_engine.formats.peft import LoraModule, PeftAdapter
 from loradesk_engine.ordering.modules import number_layers
 
 LOUD = 0.05  # an adapter that changes what the model says

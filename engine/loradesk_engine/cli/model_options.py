@@ -10,6 +10,8 @@ from loradesk_engine.commands import AdapterMode, AdapterSource, LoadSettings, Q
 from loradesk_engine.demo import demo_settings
 from loradesk_engine.errors import RequestError
 
+RELU = {"auto": None, "yes": True, "no": False}
+
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options that `load_settings` reads."""
@@ -27,8 +29,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a LoRA adapter; may be given several times",
     )
+    group.add_argument(
+        "--adapters", metavar="PATH|ID", help="folder or hub id in which the adapters of the ordering file are, by name"
+    )
     group.add_argument("--xlora", metavar="PATH|ID", help="X-LoRA checkpoint")
-    group.add_argument("--ordering", metavar="FILE", help="ordering file")
+    group.add_argument(
+        "--xlora-relu",
+        choices=list(RELU),
+        default="auto",
+        help="whether a ReLU stands between the linears of a classifier that does not say it (auto: by the file's age)",
+    )
+    group.add_argument("--ordering", metavar="FILE", help="ordering file; without --base it names the base model")
     group.add_argument("--device", default="auto", help="auto, cpu, mps, cuda, cuda:1, ...")
     group.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     group.add_argument(
@@ -56,7 +67,7 @@ def load_settings(options: argparse.Namespace) -> LoadSettings:
         RequestError: they contradict one another or name no model.
     """
     if options.demo:
-        if options.base or options.adapter or options.xlora or options.ordering:
+        if options.base or options.adapter or options.adapters or options.xlora or options.ordering:
             raise RequestError("--demo brings its own base, adapters and ordering file.", field="--demo")
         mode: AdapterMode = options.mode or "xlora"
         settings = demo_settings(mode, options.tgt_non_granular_index)
@@ -67,21 +78,24 @@ def load_settings(options: argparse.Namespace) -> LoadSettings:
             quantize=options.quantize,
             context=options.context,
         )
-    if not options.base:
-        raise RequestError("No model was named.", field="--base", remedy="Give --base PATH or --demo.")
+    if not options.base and not options.ordering:
+        raise RequestError("No model was named.", field="--base", remedy="Give --base PATH, --ordering FILE or --demo.")
     adapters = []
     for text in options.adapter:
         name, sign, source = text.partition("=")
         if not sign or not name or not source:
             raise RequestError(f"{text!r} is not NAME=PATH.", field="--adapter")
         adapters.append(AdapterSource(name, source))
-    asked: AdapterMode = "xlora" if options.xlora else "lora" if adapters or options.ordering else "none"
+    loras = adapters or options.adapters or options.ordering
+    asked: AdapterMode = "xlora" if options.xlora else "lora" if loras else "none"
     return LoadSettings(
-        base=options.base,
+        base=options.base or "",
         revision=options.revision,
         mode=options.mode or asked,
         adapters=tuple(adapters),
+        repository=options.adapters,
         xlora=options.xlora,
+        xlora_relu=RELU[options.xlora_relu],
         ordering=options.ordering,
         device=options.device,
         dtype=options.dtype,

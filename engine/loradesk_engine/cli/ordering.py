@@ -21,16 +21,20 @@ from loradesk_engine.cli.ordering_sources import (
     Adapters,
     Base,
     cached_base,
+    look_at_preloads,
     read_base,
     read_loras,
     read_xlora_checkpoint,
     supported,
 )
 from loradesk_engine.errors import LoradeskError, OrderingError
-from loradesk_engine.ordering import build
-from loradesk_engine.ordering.check import RULES, CheckContext, Finding, check
+from loradesk_engine.files import read_bytes
+from loradesk_engine.ordering import build, json_text
+from loradesk_engine.ordering.check import RULES, CheckContext, Finding, check, check_salvage
+from loradesk_engine.ordering.finding import PreloadFacts
+from loradesk_engine.ordering.mode import with_mode
 from loradesk_engine.ordering.modules import ALL_LINEAR, target_names
-from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
+from loradesk_engine.ordering.schema import MAX_BYTES, OrderingFile, PreloadAdapter, Salvage
 from loradesk_engine.ordering.words import counted
 
 FOUND = 1
@@ -88,6 +92,9 @@ def _add_create(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     source.add_argument("--xlora", metavar="FOLDER", help="take modules and names of an X-LoRA checkpoint")
     source.add_argument("--no-layers", action="store_true", help="LoRA: leave layers out")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out target modules that the model does not have"
+    )
     parser.add_argument("--names", metavar="A,B", help=f"adapter names for order. {TRAINING_ORDER}")
     parser.add_argument(
         "--preload", action="append", default=[], metavar="NAME=ID", help="add to preload_adapters; may be repeated"
@@ -104,12 +111,16 @@ def create(args: argparse.Namespace) -> Result:
         ordering = _create_from_loras(args, preloads)
     elif args.no_layers:
         base_id = args.base or ask("Base model (hub id or folder)", "--base")
-        ordering = OrderingFile(base_id, _names(args), None, preloads)
+        ordering = build.new_file(base_id, _names(args), None, preloads)
     else:
         base = supported(_base(args))
         targets = args.target_pattern or _targets(args, base)
-        ordering = build.create(base.model_id, base.config, targets, order=_names(args), preload_adapters=preloads)
+        ordering = build.create(
+            base.model_id, base.config, targets, order=_names(args), preload_adapters=preloads, allow_missing=True
+        )
     if args.base_id is not None:
+        if not args.base_id.strip():
+            raise OrderingError("The base model has no name.", field="--base-id", remedy="Give a hub id or a folder.")
         ordering = ordering.replace(base_model_id=args.base_id)
     layers, adapters = len(ordering.layers or ()), len(ordering.order or ())
     return _save(args, ordering, None, f"{counted(layers, 'layer')}, {counted(adapters, 'adapter')} in order")
@@ -174,12 +185,26 @@ def _base(args: argparse.Namespace) -> Base:
 
 
 def _targets(args: argparse.Namespace, base: Base) -> str | list[str]:
+    """Target modules that the model has, or that the user wants although it has not."""
     names = target_names(base.config)
     targets = split_list(args.targets) if args.targets is not None else []
-    if not targets:
-        hint = f"The model has {', '.join(names)}; {ALL_LINEAR} is all but lm_head."
-        targets = ask_list("Target modules", "--targets", hint=hint, names=(*names, ALL_LINEAR))
-    return ALL_LINEAR if [target.casefold() for target in targets] == [ALL_LINEAR] else targets
+    asked = not targets
+    while True:
+        if asked:
+            hint = f"The model has {', '.join(names)}; {ALL_LINEAR} is all linears but lm_head."
+            targets = ask_list("Target modules", "--targets", hint=hint, names=(*names, ALL_LINEAR))
+        if [target.casefold() for target in targets] == [ALL_LINEAR]:
+            return ALL_LINEAR
+        try:
+            if not args.allow_missing:
+                build.refuse_missing_targets(targets, base.config)
+            return targets
+        except OrderingError as problem:
+            if not asked:
+                remedy = f"{problem.remedy} --allow-missing goes on without it."
+                raise OrderingError(problem.problem, field="--targets", remedy=remedy) from None
+            if confirm(f"{problem.problem} Go on without it?", "--allow-missing"):
+                return targets
 
 
 def _names(args: argparse.Namespace) -> list[str] | None:
@@ -230,8 +255,13 @@ def _add_preload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("file", nargs="?", help="the ordering file")
     for flag, meaning in (("--add", "add an adapter"), ("--change", "give an adapter another id")):
         parser.add_argument(
-            flag, action="append", default=[], metavar="NAME=ID", help=f"{meaning}: hub id or folder; may be repeated"
+            flag,
+            action="append",
+            default=[],
+            metavar="NAME=ID",
+            help=f"{meaning}: hub id or folder of it, or of several in which it is found by its name; may be repeated",
         )
+    parser.add_argument("--replace", action="store_true", help="what --add gives takes the place of all that is there")
     parser.add_argument(
         "--remove", action="append", default=[], metavar="NAME", help="remove an adapter; may be repeated"
     )
@@ -242,17 +272,20 @@ def preload(args: argparse.Namespace) -> Result:
     """Change `preload_adapters`: removals first, so that a name can be given again."""
     before = after = _read(args)
     added = [_preload_pair(text, "--add") for text in args.add]
+    replace = args.replace
     if not (args.add or args.change or args.remove):
         names = ask_list("Names of the adapters to preload", "--add")
         source = ask("Hub id or folder that they are loaded from", "--add")
         added = [PreloadAdapter(name, source) for name in names]
+        there = [adapter.name for adapter in before.preload_adapters or ()]
+        replace = replace or (bool(there) and confirm(f"There are {', '.join(there)}. Replace them?", "--replace"))
     for name in args.remove:
         after = build.remove_preload(after, name)
     for text in args.change:
         adapter = _preload_pair(text, "--change")
         after = build.change_preload(after, adapter.name, adapter)
-    if added:
-        after = build.preload(after, added)
+    if added or args.replace:
+        after = build.preload(after, added, replace=replace)
     names = [adapter.name for adapter in after.preload_adapters or ()]
     return _save(args, after, before, f"preload adapters {', '.join(names) or 'absent'}")
 
@@ -267,7 +300,11 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--base", metavar="MODEL", help="hub id, folder or config.json of the base that it is used with"
     )
     parser.add_argument("--adapter", action="append", metavar="[NAME=]FOLDER", help="a LoRA adapter; may be repeated")
+    parser.add_argument(
+        "--adapters", metavar="FOLDER|ID", help="folder or hub id in which the adapters of order are found by name"
+    )
     parser.add_argument("--xlora", metavar="FOLDER", help="the X-LoRA checkpoint that it is used with")
+    parser.add_argument("--hub", action="store_true", help="ask the hub about preload adapters that are not downloaded")
     parser.add_argument("--mode", choices=("lora", "xlora"), help="what it is used for, when that is not plain")
     parser.add_argument("--quantized", choices=("bnb", "gguf"), help="the base is quantized in this way")
     parser.add_argument("--bits", type=int, help="bits of the quantized base")
@@ -281,26 +318,30 @@ def check_file(args: argparse.Namespace) -> Result:
     """Check a file; with `--fix`, save the mended one."""
     if args.rules:
         return Result([f"{rule:24}{meaning}" for rule, meaning in RULES.items()], {"rules": dict(RULES)})
-    ordering = before = _read(args)
+    salvage = _salvage(args)
+    ordering = before = salvage.ordering
     context = _context(args, ordering)
     applied: list[Finding] = []
+    if salvage.problems and args.fix:
+        raise salvage.problems[0][1]
     if args.fix:
         ordering, applied = build.fix(ordering, context)
     elif args.output or args.in_place:
         raise LoradeskError("There is nothing to save without --fix.", field="--output", remedy="Add --fix.")
-    findings = check(ordering, context)
+    findings = check_salvage(salvage, context) if ordering is before else check(ordering, context)
+    position = salvage.position if ordering is before else ordering.position
     result = Result()
     if applied and ordering != before:
         if args.output is None:
             args.in_place = True
         result = _save(args, ordering, before, f"{len(applied)} fixed", checked=False)
     result.lines = [f"fixed [{item.rule}] {item.fix.title}" for item in applied if item.fix] + result.lines
-    result.lines += [_line(args.file, ordering, finding) for finding in findings] or ["No findings."]
+    result.lines += [_line(args.file, position, finding) for finding in findings] or ["No findings."]
     result.facts |= {
         "file": args.file,
         "compared_with_model": context.config is not None,
-        "fixed": [_facts(before, finding) for finding in applied],
-        "findings": [_facts(ordering, finding) for finding in findings],
+        "fixed": [_facts(before.position, finding) for finding in applied],
+        "findings": [_facts(position, finding) for finding in findings],
     }
     if context.config is None:
         result.lines.append("The layers were not compared with a model: give --base.")
@@ -311,38 +352,58 @@ def check_file(args: argparse.Namespace) -> Result:
 
 def _context(args: argparse.Namespace, ordering: OrderingFile) -> CheckContext:
     """What the flags and this machine tell about the model and the adapters."""
-    base = read_base(args.base) if args.base else cached_base(ordering.base_model_id)
+    near = _folder_of(args.file)
+    base = read_base(args.base) if args.base else cached_base(ordering.base_model_id, near)
     config = base.config if base else None
     adapters = None
     if args.xlora is not None:
         adapters = read_xlora_checkpoint(args.xlora, ordering.order, config)
-    elif args.adapter is not None:
-        adapters = read_loras(_adapter_sources(args.adapter), config)
+    elif args.adapter is not None or args.adapters is not None:
+        adapters = read_loras(_given_sources(args, ordering), config, near=near)
     base_id = args.base
     if base_id is not None and os.path.exists(os.path.expanduser(base_id)):
         base_id = os.path.abspath(os.path.expanduser(base_id))  # a relative path could be taken for a hub id
-    return CheckContext(
+    context = CheckContext(
         file=args.file,
         base_model_id=base_id,
         config=config,
         adapter_modules=adapters.modules if adapters else None,
+        preloads=look_at_preloads(ordering.preload_adapters or (), config, near=near, ask_hub=args.hub),
         xlora=adapters.classifier if adapters else None,
-        mode=args.mode or ("xlora" if args.xlora else "lora" if args.adapter else None),
+        mode=args.mode or ("xlora" if args.xlora else "lora" if args.adapter or args.adapters else None),
         quantized=args.quantized,
         bits=args.bits,
     )
+    return with_mode(context, ordering)
 
 
-def _line(file: str, ordering: OrderingFile, finding: Finding) -> str:
+def _given_sources(args: argparse.Namespace, ordering: OrderingFile) -> dict[str, str]:
+    """Name -> source of what the flags give; `--adapters` serves the names of order that nothing else does."""
+    sources = dict(_adapter_sources(args.adapter or []))
+    if args.adapters is not None:
+        elsewhere = {*sources, *(adapter.name for adapter in ordering.preload_adapters or ())}
+        sources |= {name: args.adapters for name in ordering.order or () if name not in elsewhere}
+    return sources
+
+
+def _folder_of(file: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(file))).parent
+
+
+Position = Callable[[str], tuple[int, int] | None]
+"""Line and column of a JSON pointer."""
+
+
+def _line(file: str, find: Position, finding: Finding) -> str:
     """`file:line:column: error [rule] message`, which editors and build logs turn into links."""
-    position = ordering.position(finding.place)
+    position = find(finding.place)
     where = f"{file}:{position[0]}:{position[1]}" if position else file
     proposal = f" (--fix: {finding.fix.title})" if finding.fix else ""
     return f"{where}: {finding.severity} [{finding.rule}] {finding.message}{proposal}"
 
 
-def _facts(ordering: OrderingFile, finding: Finding) -> dict[str, Any]:
-    position = ordering.position(finding.place)
+def _facts(find: Position, finding: Finding) -> dict[str, Any]:
+    position = find(finding.place)
     return {
         "rule": finding.rule,
         "severity": finding.severity,
@@ -443,20 +504,41 @@ def _save(
         raise LoradeskError(
             "The file exists and was not overwritten.", file=path, remedy="Choose another, or add --force."
         )
+    if checked:
+        found = look_at_preloads(ordering.preload_adapters or (), None, near=_folder_of(str(path)))
+        _refuse_broken_preloads(found, before)
     ordering.write(path)
     findings = check(ordering) if checked else []
-    lines = [f"Wrote {path}: {what}."] + [_line(str(path), ordering, finding) for finding in findings]
+    lines = [f"Wrote {path}: {what}."] + [_line(str(path), ordering.position, finding) for finding in findings]
     facts: dict[str, Any] = {
         "written": str(path),
         "base_model_id": ordering.base_model_id,
         "order": None if ordering.order is None else list(ordering.order),
         "layers": None if ordering.layers is None else len(ordering.layers),
         "preload_adapters": [adapter.name for adapter in ordering.preload_adapters or ()],
-        "findings": [_facts(ordering, finding) for finding in findings],
+        "findings": [_facts(ordering.position, finding) for finding in findings],
     }
     if before is not None:
         facts["changes"] = [str(change) for change in build.diff(before, ordering)]
     return Result(lines, facts)
+
+
+def _refuse_broken_preloads(preloads: Mapping[PreloadAdapter, PreloadFacts], before: OrderingFile | None) -> None:
+    """Refuse new preload adapters that are not what lies at their ids.
+
+    Raises:
+        OrderingError: names the adapter.
+    """
+    old = set(before.preload_adapters or ()) if before is not None else set()
+    for adapter, facts in preloads.items():
+        if adapter not in old and facts.problem:
+            raise OrderingError(facts.problem, file=adapter.adapter_model_id, field=f"preload adapter {adapter.name}")
+
+
+def _salvage(args: argparse.Namespace) -> Salvage:
+    args.file = args.file or ask_path("Ordering file", "FILE")
+    data = read_bytes(args.file, limit=MAX_BYTES, error=OrderingError)
+    return OrderingFile.salvage(json_text.decode(data, file=args.file), file=args.file)
 
 
 def _read(args: argparse.Namespace) -> OrderingFile:

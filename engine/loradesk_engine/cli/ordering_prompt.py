@@ -1,4 +1,6 @@
-"""Asking in the terminal for what no flag said, with completion where the platform has readline."""
+"""Asking in the terminal for what no flag said, with completion where the platform has readline. Answers may be piped,
+a line each.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,7 @@ Complete = Callable[[str], list[str]]
 
 
 class MissingFlagError(LoradeskError):
-    """Something was neither given nor can be asked for, since nobody sits at the terminal."""
-
-
-def can_ask() -> bool:
-    """Whether a person can be asked."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    """Something was not given, and the input has no answer."""
 
 
 def ask(
@@ -33,20 +30,19 @@ def ask(
         complete: what a word that has been begun may become.
 
     Raises:
-        MissingFlagError: there is no terminal, or the input has ended.
+        MissingFlagError: the input has ended.
     """
-    if not can_ask():
-        if optional:
-            return ""
-        raise MissingFlagError(f"{flag} is missing.", remedy="Give it, or run the command in a terminal to be asked.")
-    if hint is not None:
+    if hint is not None and _at_terminal():
         print(hint, file=sys.stderr)
     while True:
         try:
             with _Completion(complete):
                 answer = _input(f"{question}: ").strip()
-        except EOFError:
-            raise MissingFlagError(f"{flag} is missing, and the input has ended.", remedy="Give it.") from None
+        except (EOFError, OSError):  # OSError: no input at all
+            if optional:
+                return ""
+            remedy = "Give it, answer in a terminal, or pipe the answers, a line each."
+            raise MissingFlagError(f"{flag} is missing, and the input has ended.", remedy=remedy) from None
         if answer or optional:
             return answer
 
@@ -65,9 +61,9 @@ def ask_path(question: str, flag: str) -> str:
     return os.path.expanduser(ask(question, flag, complete=_paths))
 
 
-def confirm(question: str) -> bool:
-    """Whether a person says yes; without a terminal, no."""
-    return can_ask() and ask(f"{question} [y/N]", "--force", optional=True).casefold() in ("y", "yes")
+def confirm(question: str, flag: str = "--force") -> bool:
+    """Whether the answer is yes; where the input has ended, no."""
+    return ask(f"{question} [y/N]", flag, optional=True).casefold() in ("y", "yes")
 
 
 def split_list(text: str) -> list[str]:
@@ -84,8 +80,18 @@ def _paths(word: str) -> list[str]:
     return [path + os.sep if os.path.isdir(path) else path for path in found]
 
 
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _input(prompt: str) -> str:
-    """`input`, with the question on standard error when standard output is a file or a pipe."""
+    """`input`, with the question on standard error when standard output is a file or a pipe; piped answers are read
+    without questions.
+    """
+    if sys.stdin is None:
+        raise EOFError
+    if not _at_terminal():
+        return input()
     if sys.stdout.isatty():
         return input(prompt)
     sys.stderr.write(prompt)

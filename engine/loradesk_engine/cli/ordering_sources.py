@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from loradesk_engine.errors import AdapterError, ConfigError, HubError
+from loradesk_engine.errors import AdapterError, ConfigError, HubError, LoradeskError
 from loradesk_engine.files import read_json_object
+from loradesk_engine.formats.adapter_folder import find_adapter, is_adapter, list_files, place_in, read_place
+from loradesk_engine.formats.adapter_place import ALL, CONFIG_NAME, WEIGHTS_NAME, AdapterName, AdapterPlace, folders_in
 from loradesk_engine.formats.gguf import read_gguf
 from loradesk_engine.formats.gguf_model import GgufModel
-from loradesk_engine.formats.hub import HUB_ID
-from loradesk_engine.formats.peft import CONFIG_NAME, WEIGHTS_NAME, read_adapter
-from loradesk_engine.formats.xlora import find_adapter, read_xlora
-from loradesk_engine.ordering.finding import ClassifierFacts
+from loradesk_engine.formats.hub import HubSource, Resolve, locate, resolve_source
+from loradesk_engine.formats.hub_headers import HubHeaders
+from loradesk_engine.formats.peft import PeftAdapter, read_adapter
+from loradesk_engine.formats.xlora import is_peft_xlora, read_xlora
+from loradesk_engine.ordering.finding import ClassifierFacts, PreloadFacts
 from loradesk_engine.ordering.modules import linear_modules, match_targets
+from loradesk_engine.ordering.schema import PreloadAdapter
 
-CONFIGS = ("*adapter_config*.json", "xlora_config.json")
-_T = TypeVar("_T")
+MAX_ADAPTERS = 1_000
+NOT_HERE = "It has not been downloaded, so it was not looked at."
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,16 @@ class Adapters:
         base_model_id: the base that they were trained on, where a configuration says it.
         classifier: facts of the X-LoRA classifier; None for LoRA, or where its weights are not here.
         order: names in training order, where the checkpoint says it.
+        places: name -> folder of its own, where it is on this computer.
+        problems: adapters that could not be read, in words.
     """
 
     modules: Mapping[str, frozenset[str]]
     base_model_id: str | None = None
     classifier: ClassifierFacts | None = None
     order: tuple[str, ...] | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
 
 def read_base(source: str) -> Base:
@@ -55,30 +64,43 @@ def read_base(source: str) -> Base:
         ConfigError, FileFormatError: no config.json there, or it or the GGUF file is malformed. HubError: the hub does
             not give it.
     """
-    path = _path(source)
-    if path.suffix == ".gguf" and _exists(path):
+    path = locate(source)
+    if isinstance(path, HubSource):
+        return _read_hub_base(source, path)
+    if path.suffix == ".gguf":
         return Base(source, GgufModel(read_gguf(path)).hf_config)
-    if _exists(path) and path.is_dir():
+    if path.is_dir():
         return Base(source, read_json_object(path / "config.json", error=ConfigError))
-    if _exists(path):
-        model_id = str(path.parent) if path.name == "config.json" else source
-        return Base(model_id, read_json_object(path, error=ConfigError))
-    return Base(source, read_json_object(_from_hub(source, lambda hub: _one_file(hub, source)), error=ConfigError))
+    model_id = str(path.parent) if path.name == "config.json" else source
+    return Base(model_id, read_json_object(path, error=ConfigError))
 
 
-def cached_base(model_id: str) -> Base | None:
-    """The configuration of a base that is on this machine; None if it is not. The network is not used."""
-    if model_id and _exists(_path(model_id) / "config.json"):
-        return read_base(model_id)
-    if not HUB_ID.fullmatch(model_id):
-        return None
-    from huggingface_hub import try_to_load_from_cache
+def _read_hub_base(source: str, found: HubSource) -> Base:
+    if found.inside.endswith(".gguf"):
+        with HubHeaders().on_disk() as resolve:
+            return Base(source, GgufModel(read_gguf(resolve(source))).hf_config)
+    path = resolve_source(f"{found.repo}/{found.inside}/config.json".replace("//", "/"))
+    return Base(source, read_json_object(path, error=ConfigError))
 
+
+def cached_base(model_id: str, near: Path | None = None) -> Base | None:
+    """The configuration of a base that is on this machine; None if it is not. The network is not used.
+
+    Args:
+        near: folder that a relative path is looked for in first.
+    """
+    beside = near / model_id if near is not None and model_id else None
+    if beside is not None and os.path.exists(beside / "config.json"):
+        return replace(read_base(str(beside)), model_id=model_id)
     try:
-        found = try_to_load_from_cache(model_id, "config.json")
-    except (ValueError, OSError):  # an id that the hub does not allow, or longer than a file name may be
+        found = locate(model_id) if model_id else None
+        if isinstance(found, HubSource):
+            path = resolve_source(f"{found.repo}/{found.inside}/config.json".replace("//", "/"), fetch=False)
+            return Base(model_id, read_json_object(path, error=ConfigError))
+    except HubError:
         return None
-    return Base(model_id, read_json_object(found, error=ConfigError)) if isinstance(found, str) else None
+    there = found is not None and (found.suffix == ".gguf" or (found / "config.json").is_file())
+    return read_base(model_id) if there else None
 
 
 def supported(base: Base) -> Base:
@@ -95,26 +117,131 @@ def supported(base: Base) -> Base:
     return base
 
 
-def read_loras(sources: Mapping[str, str], config: Mapping[str, Any] | None) -> Adapters:
-    """LoRA adapters by name: folders, safetensors files or hub ids.
+@contextmanager
+def finding(*, ask_hub: bool) -> Iterator[Resolve]:
+    """What finds the files behind ids.
 
     Args:
-        config: of the base; needed where the weights are not here (hub ids) and only target modules are known.
+        ask_hub: fetch the headers of what is not downloaded; otherwise only this computer is looked at.
+    """
+    if not ask_hub:
+        yield partial(resolve_source, fetch=False)
+        return
+    with HubHeaders().on_disk() as resolve:
+        yield resolve
+
+
+def read_loras(
+    sources: Mapping[str, str], config: Mapping[str, Any] | None, *, near: Path | None = None, ask_hub: bool = True
+) -> Adapters:
+    """LoRA adapters by name: folders, safetensors files or hub ids, each of one adapter or of several.
+
+    Args:
+        config: of the base; needed where the weights are not here and only target modules are known.
+        near: folder that relative paths are looked for in first.
 
     Raises:
         AdapterError, FileFormatError, ConfigError, HubError: one of them cannot be read.
     """
     modules, bases = {}, []
-    for name, source in sources.items():
-        modules[name], base = _read_lora(_local(source), config)
-        bases.append(base)
+    with finding(ask_hub=ask_hub) as resolve:
+        for name, source in sources.items():
+            wanted = AdapterName(name, tuple(sources))
+            path = resolve(source, near=near, adapter=wanted)
+            modules[name], base = _read_named(path, wanted, config)
+            bases.append(base)
     return Adapters(modules, next((base for base in bases if base), None))
+
+
+def read_repository(source: str, config: Mapping[str, Any] | None) -> Adapters:
+    """All adapters of a folder or repository that holds adapters' folders, or the one adapter that it is.
+
+    Raises:
+        AdapterError, FileFormatError, ConfigError, HubError: there are none, or none can be read.
+    """
+    with finding(ask_hub=True) as resolve:
+        folder = resolve(source, adapter=ALL)
+        files = list_files(folder) if folder.is_dir() else []
+        own = source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+        single = folder.is_file() or CONFIG_NAME in files
+        folders = {own: folder} if single else {name: folder / inside for name, inside in folders_in(files).items()}
+        return _read_all(dict(list(folders.items())[:MAX_ADAPTERS]), source, config)
+
+
+def _read_all(folders: Mapping[str, Path], source: str, config: Mapping[str, Any] | None) -> Adapters:
+    modules, bases, places, problems = {}, [], {}, []
+    for name, folder in folders.items():
+        try:
+            modules[name], base = _read_lora(folder, config)
+        except (LoradeskError, OSError) as problem:
+            problems.append(f"{name}: {problem.problem if isinstance(problem, LoradeskError) else problem}")
+            continue
+        bases.append(base)
+        places[name] = str(folder)
+    if not modules:
+        remedy = "Choose another folder." if problems else f"Choose a folder whose folders hold {CONFIG_NAME}."
+        raise AdapterError((*problems, "There are no adapters here.")[0], file=source, remedy=remedy)
+    local = os.path.exists(os.path.expanduser(source))
+    base_id = next((base for base in bases if base), None)
+    return Adapters(modules, base_id, places=places if local else {}, problems=tuple(problems))
+
+
+def look_at_preloads(
+    entries: Sequence[PreloadAdapter],
+    config: Mapping[str, Any] | None,
+    *,
+    near: Path | None,
+    among: Sequence[str] = (),
+    ask_hub: bool = False,
+) -> dict[PreloadAdapter, PreloadFacts]:
+    """What lies at the ids of preload adapters.
+
+    Args:
+        near: folder of their file, in which relative paths are looked for first.
+        among: names of all adapters of the file.
+        ask_hub: whether to ask the hub for what is not on this computer.
+    """
+    names = (*among, *(entry.name for entry in entries))
+    found: dict[PreloadAdapter, PreloadFacts] = {}
+    with finding(ask_hub=ask_hub) as resolve:
+        for entry in dict.fromkeys(entries):
+            if entry.name.strip() and entry.adapter_model_id.strip():  # other rules are about those that are empty
+                found[entry] = _look_at(entry, names, config, near, resolve, ask_hub)
+    return found
+
+
+def _look_at(
+    entry: PreloadAdapter,
+    names: tuple[str, ...],
+    config: Mapping[str, Any] | None,
+    near: Path | None,
+    resolve: Resolve,
+    ask_hub: bool,
+) -> PreloadFacts:
+    wanted = AdapterName(entry.name, names)
+    try:
+        found = locate(entry.adapter_model_id, near)
+    except HubError as problem:
+        return PreloadFacts(missing=_in_words(problem))
+    try:
+        path = found if isinstance(found, Path) else resolve(entry.adapter_model_id, near=near, adapter=wanted)
+        return PreloadFacts(_read_named(path, wanted, config)[0])
+    except HubError as problem:
+        return PreloadFacts(problem=_in_words(problem)) if ask_hub else PreloadFacts(unseen=NOT_HERE)
+    except LoradeskError as problem:
+        return PreloadFacts(problem=_in_words(problem))
+    except OSError as problem:
+        return PreloadFacts(problem=str(problem))
+
+
+def _in_words(problem: LoradeskError) -> str:
+    return " ".join(part for part in (problem.problem, problem.remedy) if part)
 
 
 def read_xlora_checkpoint(
     source: str, names: Sequence[str] | None, config: Mapping[str, Any] | None = None
 ) -> Adapters:
-    """An X-LoRA checkpoint: a folder, or a hub id of which the configurations are read.
+    """An X-LoRA checkpoint: a folder, or a hub id of which configurations and headers are read.
 
     Args:
         names: the adapters' names, for checkpoints that do not say them.
@@ -122,7 +249,22 @@ def read_xlora_checkpoint(
     Raises:
         AdapterError, FileFormatError, ConfigError, HubError: it cannot be read.
     """
-    folder = _local(source)
+    with finding(ask_hub=True) as resolve:
+        return _read_checkpoint(resolve(source), names, config)
+
+
+def is_xlora(source: str) -> bool:
+    """Whether a folder on this computer is an X-LoRA checkpoint, in either format."""
+    folder = Path(os.path.expanduser(source))
+    if (folder / "xlora_config.json").is_file():
+        return True
+    try:
+        return is_peft_xlora(folder)
+    except AdapterError:
+        return False
+
+
+def _read_checkpoint(folder: Path, names: Sequence[str] | None, config: Mapping[str, Any] | None) -> Adapters:
     order: tuple[str, ...] | None = None
     classifier = None
     listed: Mapping[str, str] = {}
@@ -135,7 +277,8 @@ def read_xlora_checkpoint(
         raise AdapterError(
             "No xlora_config.json and no X-LoRA classifier here.", file=folder, remedy="Choose an X-LoRA checkpoint."
         )
-    wanted = list(dict.fromkeys([*(names or ()), *listed, *_subfolders(folder)]))
+    folders = folders_in(list_files(folder))
+    wanted = list(dict.fromkeys([*(names or ()), *listed, *folders]))
     modules: dict[str, frozenset[str]] = {}
     bases = []
     for name in wanted:
@@ -143,35 +286,56 @@ def read_xlora_checkpoint(
         if found is not None:
             modules[name] = found[0]
             bases.append(found[1])
-    return Adapters(modules, next((base for base in bases if base), None), classifier, order)
+    places = {name: str(folder / inside) for name, inside in folders.items()}
+    return Adapters(modules, next((base for base in bases if base), None), classifier, order, places)
 
 
 def _find_lora(
     folder: Path, name: str, names: Sequence[str], listed: str | None, config: Mapping[str, Any] | None
 ) -> tuple[frozenset[str], str | None] | None:
     """Modules and base of one adapter of a checkpoint; None when the checkpoint has none of this name."""
-    candidates = [folder / "adapters" / name, folder / name] if Path(name).name == name else []
+    candidates = [folder / "adapters" / name, folder / name] if Path(name).name == name != ".." else []
     if listed is not None:
-        candidates = [folder / listed, _path(listed), *candidates]
+        candidates = [folder / listed, Path(os.path.expanduser(listed)), *candidates]
     for candidate in candidates:
-        if _exists(candidate / CONFIG_NAME):
+        if os.path.exists(candidate / CONFIG_NAME):
             return _read_lora(candidate, config)
     try:
         adapter = find_adapter(folder, name, names)
     except (OSError, ValueError):
         return None  # a name that no file can have
     except AdapterError as problem:
-        if problem.field == "order" and problem.problem.startswith("No adapter named"):
+        if problem.problem.startswith("No adapter named"):
             return None  # the checker says so, with the names that there are
         raise
+    return _facts_of(adapter)
+
+
+def _read_named(
+    source: Path, wanted: AdapterName, config: Mapping[str, Any] | None
+) -> tuple[frozenset[str], str | None]:
+    """Modules and base of the adapter of a name; `source` is its folder or file, or holds several."""
+    if source.is_file() or not source.is_dir():
+        return _read_lora(source, config)
+    place = place_in(source, wanted, top=is_adapter(source))
+    folder = source / Path(place.config).parent
+    return _read_lora(folder, config) if _is_usual(place) else _facts_of(read_place(source, place))
+
+
+def _is_usual(place: AdapterPlace) -> bool:
+    """Whether it has the names that PEFT gives, so that its configuration may be there alone."""
+    weights = place.weights or WEIGHTS_NAME
+    return Path(place.config).name == CONFIG_NAME and Path(weights).name == WEIGHTS_NAME
+
+
+def _facts_of(adapter: PeftAdapter) -> tuple[frozenset[str], str | None]:
     return frozenset(adapter.modules), adapter.base_model
 
 
 def _read_lora(source: Path, config: Mapping[str, Any] | None) -> tuple[frozenset[str], str | None]:
     """Modules and base of an adapter: from its weights' header, or from its configuration when they are not here."""
     if source.is_file() or (source / WEIGHTS_NAME).is_file() or not (source / CONFIG_NAME).is_file():
-        adapter = read_adapter(source)
-        return frozenset(adapter.modules), adapter.base_model
+        return _facts_of(read_adapter(source))
     file = source / CONFIG_NAME
     values = read_json_object(file, error=AdapterError)
     base = values.get("base_model_name_or_path")
@@ -197,73 +361,3 @@ def _choice(values: Mapping[str, Any], field: str, kind: type, file: Path) -> An
     if not all(type(item) is kind for item in items):
         raise AdapterError(f"{value!r:.80} is not of the expected type.", file=file, field=field)
     return value
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Names of the folders that hold an adapter, numbers in their natural order."""
-    names = [path.parent.name for root in (folder / "adapters", folder) for path in root.glob(f"*/{CONFIG_NAME}")]
-    return sorted(set(names), key=_natural)
-
-
-def _natural(name: str) -> list[tuple[str, int, str]]:
-    """Sorts adapter_2 before adapter_10."""
-    parts = re.findall(r"([^0-9]*)([0-9]*)", name)
-    return [(text, len(number.lstrip("0")), number) for text, number in parts]
-
-
-def _local(source: str) -> Path:
-    """The folder of an adapter or checkpoint; of a hub id, a folder with its configurations."""
-    path = _path(source)
-    if _exists(path):
-        return path
-    return Path(_from_hub(source, lambda hub: hub.snapshot_download(source, allow_patterns=list(CONFIGS))))
-
-
-def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # Path.expanduser raises for ~ and a user that does not exist
-
-
-def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # Path.exists raises for names that are too long; ids and names come from files
-
-
-def _one_file(hub: Any, repository: str) -> str:
-    path: str = hub.hf_hub_download(repository, "config.json")
-    return path
-
-
-def _from_hub(source: str, fetch: Callable[[Any], _T]) -> _T:
-    """Run a download, and say in our words what went wrong.
-
-    Raises:
-        HubError: not a hub id, no such repository or file, no permission, or no network.
-    """
-    if source.startswith((".", "/", "~")) or not HUB_ID.fullmatch(source):
-        raise HubError(
-            "Neither a file or folder that exists nor the id of a hub repository.",
-            file=source,
-            remedy="Check the path.",
-        )
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    network_errors: tuple[type[Exception], ...] = (getattr(errors, "HTTPError", OSError), OSError)  # httpx or requests
-    try:
-        return fetch(huggingface_hub)
-    except errors.GatedRepoError:
-        remedy = "Accept its terms on its page, then set HF_TOKEN."
-        raise HubError("The repository is gated.", file=source, remedy=remedy) from None
-    except errors.RepositoryNotFoundError:
-        remedy = "Check the id, or set HF_TOKEN."
-        raise HubError("No such repository, or it is private.", file=source, remedy=remedy) from None
-    except errors.LocalEntryNotFoundError:
-        remedy = "Check the network, or give a local folder."
-        raise HubError(
-            "The hub cannot be reached, and the file is not in the cache.", file=source, remedy=remedy
-        ) from None
-    except errors.EntryNotFoundError:
-        raise HubError("The repository has no config.json.", file=source, remedy="Choose another one.") from None
-    except errors.HFValidationError:
-        raise HubError("This is not the id of a hub repository.", file=source, remedy="Check the id.") from None
-    except network_errors as problem:
-        raise HubError(f"The hub cannot be reached: {problem}", file=source, remedy="Check the network.") from None

@@ -6,14 +6,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from loradesk_engine.errors import HubError
+from loradesk_engine.errors import AdapterError, HubError
+from loradesk_engine.formats.adapter_place import (
+    CONFIG_NAME,
+    AdapterName,
+    AdapterPlace,
+    find_place,
+    folders_in,
+    no_such_adapter,
+    place_of_folder,
+)
 from loradesk_engine.formats.hub_errors import hub_errors, network_errors
+from loradesk_engine.formats.hub_ranges import REQUEST_SECONDS
 
 Progress = Callable[[str, float | None], None]
 """Called with a sentence for the user and the fraction that is done (None: unknown); raises `Cancelled` to stop."""
@@ -22,7 +33,9 @@ _PART = r"[A-Za-z0-9][\w.-]*"
 HUB_ID = re.compile(rf"{_PART}(/{_PART})?")
 INSIDE = re.compile(rf"({_PART}/{_PART})((?:/{_PART})+)/?")
 MODEL_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
-CONFIGS = ("config.json", "adapter_config.json", "xlora_config.json")
+BESIDE = ("*.json", "*.jinja", "tokenizer.model")  # of an adapter's folder, beside its weights
+CONFIGS = ("config.json", CONFIG_NAME, "xlora_config.json")
+FILES = (".gguf", ".safetensors", ".json")  # what a hub id that names one file ends with
 SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 LISTED = 20  # names in a message
 NOT_DOWNLOADED, FIRST_LOAD = "It has not been downloaded yet.", "The first load downloads it."
@@ -35,10 +48,14 @@ class HubSource:
     Attributes:
         repo: `owner/name`.
         inside: a folder or file of the repository, with slashes; empty for all of it.
+        adapter: of a repository that may hold several adapters, the one that is meant.
+        files: those that are wanted, once the repository's list is known; empty where `inside` says it.
     """
 
     repo: str
     inside: str = ""
+    adapter: AdapterName | None = None
+    files: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> HubSource | None:
@@ -50,7 +67,9 @@ class HubSource:
 
     def wants(self, name: str) -> bool:
         """Whether a load of this needs the repository's file."""
-        if self.inside.endswith(".gguf"):
+        if self.files:
+            return name in self.files
+        if self.inside.endswith((".gguf", ".json")):
             return name == self.inside
         if self.inside.endswith(".safetensors"):  # one adapter of several that lie side by side, and their JSON files
             beside = PurePosixPath(name).parent == PurePosixPath(self.inside).parent
@@ -70,6 +89,7 @@ class Resolve(Protocol):
         revision: str | None = None,
         token: str | None = None,
         progress: Progress = ...,
+        adapter: AdapterName | None = None,
     ) -> Path: ...
 
 
@@ -84,6 +104,7 @@ def resolve_source(
     revision: str | None = None,
     token: str | None = None,
     progress: Progress = silent,
+    adapter: AdapterName | None = None,
     fetch: bool = True,
 ) -> Path:
     """The local path of a model or adapter: a path that exists, or a hub id that is downloaded when it is not in the
@@ -92,15 +113,19 @@ def resolve_source(
     Args:
         source: a path, or `owner/name`, `owner/name/folder`, `owner/name/file.gguf` on the hub.
         near: folder that relative paths are looked for in first (that of the file which names the source).
+        adapter: which adapter is wanted: of a repository on the hub only its files are fetched. The path is that of
+            the source, also where the adapter lies below it.
         fetch: whether to ask the hub; otherwise only its cache on this machine is looked at.
 
     Raises:
-        HubError: no such path, and no such repository, no permission or no network.
+        HubError: no such path, and no such repository, no permission or no network. AdapterError: the repository has
+            no such adapter, or several that it could be.
         Cancelled: from `progress`.
     """
     found = locate(source, near)
     if isinstance(found, Path):
         return found
+    found = replace(found, adapter=adapter)
     if not fetch:
         return from_cache(found, revision, NOT_DOWNLOADED, FIRST_LOAD)
     return download(found, revision=revision, token=token, progress=progress)
@@ -115,7 +140,7 @@ def locate(source: str, near: Path | None = None) -> Path | HubSource:
     Raises:
         HubError: it can be neither.
     """
-    for candidate in ([near / source] if near is not None else []) + [Path(source).expanduser()]:
+    for candidate in ([near / source] if near is not None else []) + [Path(os.path.expanduser(source))]:
         with contextlib.suppress(OSError, ValueError):  # too long for a path, or a NUL in it
             if candidate.exists():
                 return candidate
@@ -158,14 +183,11 @@ def download(source: HubSource, *, revision: str | None, token: str | None, prog
     progress(f"Looking up {repo}", None)
     with hub_errors(repo, revision):
         try:
-            info = HfApi().model_info(repo, revision=revision, token=token, files_metadata=True)
-        except unreachable as problem:
-            return from_cache(
-                source,
-                revision,
-                f"The hub cannot be reached, and the repository is not in the cache: {problem}.",
-                "Check the network, or choose a local folder.",
+            info = HfApi().model_info(
+                repo, revision=revision, token=token, files_metadata=True, timeout=REQUEST_SECONDS
             )
+        except unreachable as problem:
+            return from_cache(source, revision, _unreachable(problem), "Check the network, or choose a local folder.")
         everything = info.siblings or []
         source = chosen(source, [item.rfilename for item in everything])
         files = [item for item in everything if source.wants(item.rfilename)]
@@ -184,34 +206,75 @@ def download(source: HubSource, *, revision: str | None, token: str | None, prog
         return folder / source.inside
 
 
+def _unreachable(problem: Exception) -> str:
+    """One sentence, however many the library has."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(problem, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids to ask the hub, and the repository is not in the cache."
+    reason = str(problem).partition("\n")[0].rstrip(".")
+    return f"The hub cannot be reached, and the repository is not in the cache: {reason}."
+
+
 def _share(progress: Progress, name: str, before: int, total: int) -> Callable[[int], None]:
     """Tells the progress of one file as a part of all."""
     return lambda count: progress(f"Downloading {name}", min(1.0, (before + count) / total))
 
 
 def chosen(source: HubSource, names: list[str]) -> HubSource:
-    """The source with a GGUF file's name where the repository has nothing else to load.
+    """The source with a GGUF file's name where the repository has nothing else to load, or with its adapter's files.
 
     Raises:
-        HubError: there are several, or the file that was named is not there.
+        HubError: there are several, or the file that was named is not there. AdapterError: so with the adapter.
     """
     gguf = [name for name in names if name.endswith(".gguf")]
-    if source.inside.endswith((".gguf", ".safetensors")):
+    if source.inside.endswith(FILES):
         if source.inside in names:
             return source
         raise HubError(
             "The repository has no such file.", file=source.repo, field=source.inside, remedy=_offer(source.repo, gguf)
         )
+    if source.adapter is not None:
+        return replace(source, files=_adapter_files(source, source.adapter, names))
     inside = [name for name in gguf if not source.inside or PurePosixPath(name).is_relative_to(source.inside)]
     if not inside or any(source.wants(name) and name.endswith(".safetensors") for name in names):
         return source
     if len(inside) == 1:
-        return HubSource(source.repo, inside[0])
+        return replace(source, inside=inside[0])
     raise HubError(
         f"The repository holds {len(inside)} GGUF files, and none was named.",
         file=source.repo,
         remedy=_offer(source.repo, inside),
     )
+
+
+def _adapter_files(source: HubSource, adapter: AdapterName, names: Iterable[str]) -> frozenset[str]:
+    """Weights and configuration of an adapter, and what lies beside them in a folder of its own."""
+    prefix = f"{source.inside}/" if source.inside else ""
+    below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    where = f"{source.repo}/{source.inside}".rstrip("/")
+    files: set[str] = set()
+    for place in _adapter_places(adapter, below, where):
+        files |= {place.config} if place.weights is None else {place.config, place.weights}
+        config = PurePosixPath(place.config)
+        if config.name == CONFIG_NAME:
+            paths = [PurePosixPath(name) for name in below]
+            files |= {str(path) for path in paths if path.parent == config.parent and any(map(path.match, BESIDE))}
+    return frozenset(prefix + name for name in files)
+
+
+def _adapter_places(adapter: AdapterName, files: list[str], where: str) -> list[AdapterPlace]:
+    """The places of one adapter, or of all."""
+    if not adapter.name:
+        folders = list(folders_in(files).values()) or ([""] if CONFIG_NAME in files else [])
+        return [place_of_folder(files, folder) for folder in folders]
+    try:
+        place = find_place(files, adapter)
+    except AdapterError as problem:
+        raise AdapterError(problem.problem, file=where, field=adapter.name, remedy=problem.remedy) from None
+    if place is None:
+        raise no_such_adapter(adapter.name, files, where)
+    return [place]
 
 
 def _offer(repo: str, names: list[str]) -> str:
@@ -265,54 +328,81 @@ def from_cache(source: HubSource, revision: str | None, problem: str, remedy: st
     Raises:
         HubError: nothing, with this problem and remedy.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    inside = PurePosixPath(source.inside)
-    named = inside.suffix in (".gguf", ".safetensors")
-    for name in [source.inside] if named else [str(inside / name) for name in CONFIGS]:
-        path = try_to_load_from_cache(source.repo, name, revision=revision)
-        if isinstance(path, str):
-            return Path(path) if named else Path(path).parent
-    gguf = [] if named else _cached_gguf(source, revision or "main")
-    if len(gguf) == 1:
-        return gguf[0]
-    raise HubError(problem, file=source.repo, field=source.inside or None, remedy=remedy)
+    cached = _Cached.find(source, revision)
+    if cached is None:
+        raise HubError(problem, file=source.repo, field=source.inside or None, remedy=remedy)
+    return cached.path
 
 
 def whole_in_cache(source: HubSource, revision: str | None) -> Path | None:
     """What an earlier download left, unless it is missing or was given up before all of the weights were there."""
-    try:
-        path = from_cache(source, revision, NOT_DOWNLOADED, FIRST_LOAD)
-    except HubError:
-        return None
-    if path.is_file():
-        return path
-    weights = {file.name for file in path.glob("*.safetensors")}
-    shards = [match for name in weights if (match := SHARD.fullmatch(name))]
-    for match in shards:
-        if sum(other[1] == match[1] for other in shards) < int(match[2]):
+    cached = _Cached.find(source, revision)
+    return None if cached is None or not cached.is_whole else cached.path
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """What the cache on this machine has of a source.
+
+    Attributes:
+        path: the folder or file.
+        names: the files that a load needs, as far as they are there: paths in the repository.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+
+    @classmethod
+    def find(cls, source: HubSource, revision: str | None) -> _Cached | None:
+        snapshot = _snapshot(source.repo, revision)
+        names = [] if snapshot is None else _files_below(snapshot)
+        try:
+            source = chosen(source, names)
+        except (HubError, AdapterError):  # what is not here may still be on the hub
             return None
-    return path if weights else None
+        wanted = tuple(name for name in names if source.wants(name))
+        told = any(PurePosixPath(name).name in CONFIGS or name.endswith((".safetensors", ".gguf")) for name in wanted)
+        return cls(snapshot / source.inside, wanted) if snapshot is not None and told else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no weights are missing, as far as the files that are there tell."""
+        if self.path.is_file():
+            return True
+        weights = [PurePosixPath(name) for name in self.names if name.endswith(".safetensors")]
+        shards = [(path.parent, match) for path in weights if (match := SHARD.fullmatch(path.name))]
+        for parent, match in shards:
+            if sum((parent, match[1]) == (other, its[1]) for other, its in shards) < int(match[2]):
+                return False
+        folders = {path.parent for path in weights}
+        adapters = [PurePosixPath(name).parent for name in self.names if PurePosixPath(name).name == CONFIG_NAME]
+        return bool(weights) and folders.issuperset(adapters)
 
 
-def _cached_gguf(source: HubSource, revision: str) -> list[Path]:
-    """The GGUF files that the cache has of a repository."""
-    from huggingface_hub import constants, scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
+def _snapshot(repo: str, revision: str | None) -> Path | None:
+    """The cache's folder of a repository at a revision; None where there is none."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
+    root = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    revision = revision or "main"
     try:
-        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except CacheNotFound:
-        return []
-    return [
-        file.file_path
-        for repository in repositories
-        if repository.repo_type == "model" and repository.repo_id == source.repo
-        for snapshot in repository.revisions
-        if revision == snapshot.commit_hash or revision in snapshot.refs
-        for file in snapshot.files
-        if file.file_path.suffix == ".gguf" and file.file_path.is_relative_to(snapshot.snapshot_path / source.inside)
-    ]
+        reference = root / "refs" / revision
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        folder = root / "snapshots" / commit
+        inside = folder.parent == root / "snapshots" and commit != ".."
+        return folder if inside and folder.is_dir() else None
+    except (OSError, ValueError):  # a revision that no file can be named after
+        return None
+
+
+def _files_below(folder: Path) -> list[str]:
+    """Paths of all files, with slashes. The cache's files are links; those that lead nowhere are left out."""
+    found = []
+    for parent, _folders, files in os.walk(folder):
+        inside = Path(parent).relative_to(folder)
+        found += [(inside / file).as_posix() for file in files if Path(parent, file).is_file()]
+    return sorted(found)
 
 
 class _ProgressBar:

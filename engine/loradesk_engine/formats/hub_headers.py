@@ -6,10 +6,12 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loradesk_engine.errors import HubError, LoradeskError
+from loradesk_engine.formats.adapter_place import AdapterName
 from loradesk_engine.formats.hub import HubSource, Progress, Resolve, locate, silent, whole_in_cache
 from loradesk_engine.formats.hub_outline import Outline, fetch_outline
 
@@ -44,10 +46,12 @@ class HubHeaders:
                 revision: str | None = None,
                 token: str | None = None,
                 progress: Progress = silent,
+                adapter: AdapterName | None = None,
             ) -> Path:
                 found = locate(source, near)
                 if isinstance(found, Path):
                     return found
+                found = replace(found, adapter=adapter)
                 downloaded = whole_in_cache(found, revision)
                 if downloaded is not None:
                     return downloaded

@@ -14,7 +14,7 @@ from loradesk_engine.errors import FileFormatError, HubError
 from loradesk_engine.files import MAX_JSON_BYTES, parse_json
 from loradesk_engine.formats import gguf, safetensors
 from loradesk_engine.formats.gguf_rope import MAX_ROPE_BYTES, ROPE_TENSORS
-from loradesk_engine.formats.hub import FIRST_LOAD, NOT_DOWNLOADED, HubSource, chosen
+from loradesk_engine.formats.hub import FILES, FIRST_LOAD, NOT_DOWNLOADED, HubSource, chosen
 from loradesk_engine.formats.hub_errors import hub_errors, network_errors
 from loradesk_engine.formats.hub_ranges import REQUEST_SECONDS, RangeReader
 from loradesk_engine.formats.sparse import write_sparse
@@ -118,17 +118,25 @@ def fetch_outline(source: HubSource, *, revision: str | None, token: str | None)
         source = chosen(source, [item.rfilename for item in siblings])
         sizes = _sizes(siblings, source)
         reader = RangeReader(source.repo, info.sha or revision or "main", token)
-        near = PurePosixPath(source.inside)
-        if near.suffix in (".gguf", ".safetensors"):
-            near = near.parent
-        files = _fetch(reader, {name: size for name, size in sizes.items() if PurePosixPath(name).parent == near})
-        if _is_xlora(files):  # its adapters lie in folders below; other folders are other models, or older states
-            files += _fetch(reader, {name: size for name, size in sizes.items() if PurePosixPath(name).parent != near})
+        files = _fetch_near(reader, sizes, source)
     if not files:
         raise HubError(
             "The repository holds no safetensors or JSON files there.", file=source.repo, field=source.inside or None
         )
     return Outline(source, tuple(files))
+
+
+def _fetch_near(reader: RangeReader, sizes: Mapping[str, int], source: HubSource) -> list[OutlinedFile]:
+    """What is known of the files that the source names, or that lie in its folder."""
+    if source.files:
+        return _fetch(reader, sizes)
+    near = PurePosixPath(source.inside)
+    if near.suffix in FILES:
+        near = near.parent
+    files = _fetch(reader, {name: size for name, size in sizes.items() if PurePosixPath(name).parent == near})
+    if _is_xlora(files):  # its adapters lie in folders below; other folders are other models, or older states
+        files += _fetch(reader, {name: size for name, size in sizes.items() if PurePosixPath(name).parent != near})
+    return files
 
 
 def _sizes(siblings: list[Any], source: HubSource) -> dict[str, int]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.files import finite_number, json_type, read_json_object
+from loradesk_engine.formats.adapter_place import CONFIG_NAME, WEIGHTS_NAME
 from loradesk_engine.formats.fused_experts import (
     LINEARS,
     PARAMETERS,
@@ -40,8 +41,6 @@ from loradesk_engine.patterns import Matcher, PatternError
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_RANK = 2**16
 EXPERTS = ".block_sparse_moe."  # in the paths of Mixtral's linears
 

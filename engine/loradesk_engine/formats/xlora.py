@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loradesk_engine.errors import AdapterError
 from loradesk_engine.files import finite_number, json_type, read_json_object
-from loradesk_engine.formats.peft import CONFIG_NAME, WEIGHTS_NAME, PeftAdapter, read_adapter
+from loradesk_engine.formats.adapter_place import CONFIG_NAME, WEIGHTS_NAME
 from loradesk_engine.formats.safetensors import SafetensorsWeights, find_pickle, refuse_pickle
 
 if TYPE_CHECKING:
@@ -28,11 +28,20 @@ if TYPE_CHECKING:
 
 
 SAME_TRAINING = "Take configuration and classifier from the same training."
-NO_WORD_OF_RELU = (
-    "{file} has no enable_relu_and_dropout, and the tensors of a classifier of two linears do not tell it: no ReLU is "
-    "taken to stand between them, which is xlora's default. Add the key if it was trained with one."
+BEFORE_RELU = ("stop_token_id", "use_mean_pool")
+"""Keys that xlora wrote only early in 2024. Its default of `enable_relu_and_dropout` was false then, true from 11 April
+2024 on.
+"""
+ASSUMED_RELU = (
+    "{file} has no enable_relu_and_dropout, and the tensors of a classifier of two linears do not show it: a ReLU "
+    "between them is assumed, xlora's default since April 2024. mistral.rs assumes none. If the scalings look wrong, "
+    "load it without the ReLU, or add the key to the file."
 )
-MAX_NAME_BYTES = 256  # of a file's name, on every system
+ASSUMED_NO_RELU = (
+    "{file} has no enable_relu_and_dropout, and the tensors of a classifier of two linears do not show it: no ReLU "
+    "between them is assumed, xlora's default when it still wrote {key}. If the scalings look wrong, load it with the "
+    "ReLU, or add the key to the file."
+)
 
 
 @dataclass(frozen=True)
@@ -107,18 +116,25 @@ def is_peft_xlora(folder: Path) -> bool:
     return file.is_file() and read_json_object(file, error=AdapterError).get("peft_type") == "XLORA"
 
 
-def read_xlora(folder: str | os.PathLike[str]) -> XLoraCheckpoint:
+def read_xlora(folder: str | os.PathLike[str], relu: bool | None = None) -> XLoraCheckpoint:
     """Read a checkpoint's configuration and the header of its classifier.
 
+    Args:
+        relu: whether a ReLU stands between the classifier's linears, where the checkpoint does not say; None assumes it
+            by the configuration's age, with a warning.
+
     Raises:
-        AdapterError: it is neither format, or its parts disagree. FileFormatError: a file is malformed.
+        AdapterError: it is neither format, or its parts disagree or contradict `relu`. FileFormatError: a file is
+            malformed.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise AdapterError("The X-LoRA checkpoint's folder does not exist.", file=folder, remedy="Check the path.")
     if (folder / "xlora_config.json").is_file():
-        return _read_xlora_form(folder)
+        return _read_xlora_form(folder, relu)
     if is_peft_xlora(folder):
+        if relu is False:
+            raise _contradicted(relu, folder / CONFIG_NAME, "PEFT's classifiers always have the ReLU")
         return _read_peft_form(folder)
     raise AdapterError(
         "Neither xlora_config.json nor an adapter_config.json of type XLORA is here.",
@@ -127,7 +143,7 @@ def read_xlora(folder: str | os.PathLike[str]) -> XLoraCheckpoint:
     )
 
 
-def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
+def _read_xlora_form(folder: Path, relu: bool | None) -> XLoraCheckpoint:
     config_file = folder / "xlora_config.json"
     values = read_json_object(config_file, error=AdapterError)
     config = _config(values, config_file)
@@ -139,9 +155,15 @@ def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
     inner = _numbered(weights, r"inner\.(\d+)\.(weight|bias)", weights_file, allowed=r"last\.(weight|bias)")
     if "last.weight" not in weights:
         raise AdapterError("The classifier's last layer is missing.", file=weights_file, field="last.weight")
-    relu = _has_relu(values, inner, config_file, weights_file)
+    said = _has_relu(values, inner, config_file, weights_file)
+    if inner and None not in (said, relu) and said != relu:
+        raise _contradicted(relu, config_file, "the checkpoint says the opposite")
+    assumed = None
+    if said is None and relu is None:
+        relu, assumed = _assumed_relu(values, config_file)
+    has_relu = relu if said is None else said
     names = [f"inner.{number}" for number in inner] + ["last"]
-    layers = [_layer(weights, weights_file, name, relu=relu is True and name != "last") for name in names]
+    layers = [_layer(weights, weights_file, name, relu=has_relu is True and name != "last") for name in names]
     _check_chain(layers, config, weights_file)
     _refuse_contradictions(values, layers, config_file, weights_file)
     return XLoraCheckpoint(
@@ -152,7 +174,25 @@ def _read_xlora_form(folder: Path) -> XLoraCheckpoint:
         config,
         layers,
         _adapter_map(values, config_file),
-        warning=NO_WORD_OF_RELU.format(file=config_file) if relu is None else None,
+        warning=assumed,
+    )
+
+
+def _assumed_relu(values: Mapping[str, Any], file: Path) -> tuple[bool, str]:
+    """Whether a configuration that does not say it means a ReLU, and what the user should know of that."""
+    early = next((key for key in BEFORE_RELU if key in values), None)
+    if early is not None:
+        return False, ASSUMED_NO_RELU.format(file=file, key=early)
+    return True, ASSUMED_RELU.format(file=file)
+
+
+def _contradicted(relu: bool | None, file: Path, why: str) -> AdapterError:
+    asked = "with" if relu else "without"
+    return AdapterError(
+        f"The classifier cannot be read {asked} a ReLU: {why}.",
+        file=file,
+        field="enable_relu_and_dropout",
+        remedy="Leave the choice to the checkpoint.",
     )
 
 
@@ -345,52 +385,3 @@ def _adapter_map(values: Mapping[str, Any], file: Path) -> dict[str, str] | None
     if not isinstance(adapters, dict) or not all(isinstance(path, str) for path in adapters.values()):
         raise AdapterError("A map from names to paths is expected.", file=file, field="adapters")
     return dict(adapters)
-
-
-def find_adapter(folder: Path, name: str, names: Sequence[str]) -> PeftAdapter:
-    """The adapter of a checkpoint that has a name: its sub-folder, or the files whose name carries it.
-
-    Names that contain one another (`adapter_1`, `adapter_10`) are told apart: a file belongs to the longest of `names`
-    that stands in its path as a whole word.
-
-    Raises:
-        AdapterError: there is none, or several files claim the name.
-    """
-    if Path(name).name == name and name.isprintable() and len(name.encode()) < MAX_NAME_BYTES:
-        for candidate in (folder / "adapters" / name, folder / name):
-            if (candidate / CONFIG_NAME).is_file():
-                return read_adapter(candidate)
-    weights = [
-        path
-        for path in sorted(folder.rglob("*.safetensors"))
-        if path.name != "xlora_classifier.safetensors" and _owner(str(path.relative_to(folder)), names) == name
-    ]
-    if not weights:
-        raise AdapterError(
-            f"No adapter named {name!r} is here.",
-            file=folder,
-            field="order",
-            remedy="Correct the ordering file's order, or add the adapter's folder.",
-        )
-    if len(weights) > 1:
-        raise AdapterError(
-            f"{len(weights)} files could be the adapter {name!r}: {', '.join(path.name for path in weights)}.",
-            file=folder,
-            field="order",
-            remedy="Put each adapter into a folder of its name.",
-        )
-    configs = [
-        path
-        for path in sorted(weights[0].parent.glob("*.json"))
-        if _owner(path.name, names) == name or path.name == CONFIG_NAME
-    ]
-    own = [path for path in configs if path.name != CONFIG_NAME] or configs
-    if len(own) != 1:
-        raise AdapterError(f"The configuration of the adapter {name!r} is missing.", file=weights[0].parent)
-    return read_adapter(weights[0].parent, weights_file=weights[0], config_file=own[0])
-
-
-def _owner(path: str, names: Sequence[str]) -> str | None:
-    """The longest of the names that stands in the path between characters that are no letters or digits."""
-    found = [name for name in names if re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", path)]
-    return max(found, key=len) if found else None

@@ -37,6 +37,7 @@ from loradesk_engine.model.base import BaseSource, read_base
 from loradesk_engine.model.cache import GROWTH
 from loradesk_engine.model.device import choose_context, choose_device, free_memory, set_threads
 from loradesk_engine.model.estimate import estimate_cache
+from loradesk_engine.ordering.named_base import with_named_base
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class EngineCore:
         """
         begun = time.perf_counter()
         check_settings(settings)
+        settings = with_named_base(settings)
         folder = resolve_source(settings.base, revision=settings.revision, token=settings.token, progress=progress)
         progress("Reading the checkpoint", 0.0)
         source = read_base(folder, settings.quantize)

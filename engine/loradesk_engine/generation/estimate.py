@@ -16,6 +16,7 @@ from loradesk_engine.generation.engine import MAX_SEQUENCES, EngineCore, step_to
 from loradesk_engine.model.base import read_base
 from loradesk_engine.model.device import choose_context, choose_device, free_memory
 from loradesk_engine.model.estimate import choose_dtype, estimate_cache, estimate_weights
+from loradesk_engine.ordering.named_base import with_named_base
 
 
 def estimate(
@@ -38,6 +39,7 @@ def estimate(
 
 
 def _estimate(settings: LoadSettings, previous: EngineCore | None, resolve: Resolve) -> MemoryEstimate:
+    settings = with_named_base(settings)
     folder = resolve(settings.base, revision=settings.revision, token=settings.token)
     source = read_base(folder, settings.quantize)
     config = source.config

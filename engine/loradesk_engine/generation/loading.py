@@ -50,6 +50,8 @@ def check_settings(settings: LoadSettings) -> None:
         raise RequestError(f"{index!r} is not a count of tokens.", field="tgt_non_granular_index")
     if settings.mode == "xlora" and settings.adapters:
         raise RequestError("An X-LoRA checkpoint brings its own adapters.", field="adapters")
+    if settings.xlora_relu is not None and settings.mode != "xlora":
+        raise RequestError("Only an X-LoRA's classifier has a ReLU.", field="xlora_relu")
     if settings.quantize not in get_args(Quantize):
         choices = ", ".join(get_args(Quantize))
         raise RequestError(f"{settings.quantize!r} is not supported.", field="quantize", remedy=f"Use {choices}.")

@@ -24,7 +24,7 @@ from loradesk_engine.formats.stored import StoredTensor
 from loradesk_engine.formats.tokenizer import Tokenizer, read_tokenizer
 from loradesk_engine.model.dequantize import QUANTIZATIONS, code_bits
 from loradesk_engine.model.quantized import GgufWeights
-from loradesk_engine.ordering.modules import WITH_IMAGES
+from loradesk_engine.ordering.modules import OUTPUT_LAYER, WITH_IMAGES
 
 
 class BaseSource(Protocol):
@@ -37,7 +37,7 @@ class BaseSource(Protocol):
         hf_config: config.json, for the ordering file's check.
         parameters: count of weights.
         quantized: how the weights are quantized, if they are.
-        bits: of the quantized weights' codes, their mean.
+        bits: of the codes of the blocks' quantized linears, their mean.
     """
 
     path: Path
@@ -118,9 +118,7 @@ class GgufSource:
         self.parameters = sum(sizes.values())
         quantized = [tensor for tensor in file.tensors.values() if tensor.type in QUANTIZATIONS]
         self.quantized: Literal["gguf", "bnb"] | None = "gguf" if quantized else None
-        values = sum(sizes[tensor.name] for tensor in quantized)
-        codes = sum(code_bits(tensor.type) * sizes[tensor.name] for tensor in quantized)
-        self.bits: int | None = round(codes / values) if values else None
+        self.bits: int | None = _mean_bits(self._model)
         self._metadata = file.metadata
 
     def tokenizer(self) -> Tokenizer:
@@ -131,6 +129,16 @@ class GgufSource:
 
     def tensors(self) -> list[StoredTensor]:
         return self._model.entries()
+
+
+def _mean_bits(model: GgufModel) -> int | None:
+    """Bits of the codes of the blocks' linears. The embedding and the output layer, which files keep in more bits, do
+    not count: a hidden state goes through the linears of every block.
+    """
+    linears = {f"{path}.weight" for path in model.config.linear_paths if path != OUTPUT_LAYER}
+    quantized = [entry for entry in model.entries() if entry.name in linears and entry.kind in QUANTIZATIONS]
+    values = sum(entry.count for entry in quantized)
+    return round(sum(code_bits(entry.kind) * entry.count for entry in quantized) / values) if values else None
 
 
 def read_base(path: Path, quantize: Quantize = "none") -> BaseSource:

@@ -8,7 +8,7 @@ from typing import Any
 from loradesk_engine.errors import OrderingError
 from loradesk_engine.ordering.check import CheckContext, Finding, check
 from loradesk_engine.ordering.diff import Change, diff
-from loradesk_engine.ordering.modules import linear_modules, match_targets, number_layers, target_names
+from loradesk_engine.ordering.modules import adaptable_modules, match_targets, number_layers, target_names
 from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
 from loradesk_engine.ordering.words import listed, suggestion
 
@@ -19,7 +19,9 @@ __all__ = [
     "create_from_modules",
     "diff",
     "fix",
+    "new_file",
     "preload",
+    "refuse_missing_targets",
     "regenerate",
     "remove_preload",
     "rename",
@@ -37,24 +39,47 @@ def create(
     layers_to_transform: int | Sequence[int] | None = None,
     layers_pattern: str | Sequence[str] | None = None,
     exclude_modules: str | Sequence[str] | None = None,
+    allow_missing: bool = False,
 ) -> OrderingFile:
     """A new file from a base model's config.json and target modules as PEFT understands them.
 
+    Args:
+        allow_missing: leave out target modules that the model does not have, as PEFT does, while others match.
+
     Raises:
         ConfigError: unsupported architecture, or a bad pattern.
-        OrderingError: a target module matches nothing.
+        OrderingError: a target module matches nothing; a name or the base is empty, or a name is given twice.
     """
-    linears = linear_modules(config)
-    if not isinstance(target_modules, str):
-        _refuse_idle_targets(linears, target_modules, config)
-    paths = match_targets(linears, target_modules, layers_to_transform, layers_pattern, exclude_modules)
+    modules = adaptable_modules(config)
+    if not isinstance(target_modules, str) and not allow_missing:
+        refuse_missing_targets(target_modules, config)
+    paths = match_targets(modules, target_modules, layers_to_transform, layers_pattern, exclude_modules)
     if not paths:
         raise OrderingError(
             "The target modules match no linear of the model.",
             field="target_modules",
             remedy=f"It has {', '.join(target_names(config))}.",
         )
-    return OrderingFile(base_model_id, order, number_layers(paths), preload_adapters)
+    return new_file(base_model_id, order, number_layers(paths), preload_adapters)
+
+
+def new_file(
+    base_model_id: str,
+    order: Iterable[str] | None = None,
+    layers: Mapping[str, int] | None = None,
+    preload_adapters: Iterable[PreloadAdapter] | None = None,
+) -> OrderingFile:
+    """A new file that the checker accepts.
+
+    Raises:
+        OrderingError: the base or a name is empty, or a name is given twice.
+    """
+    if not base_model_id.strip():
+        raise OrderingError("The base model has no name.", field="base_model_id", remedy="Give a hub id or a folder.")
+    names = None if order is None else list(order)
+    ordering = OrderingFile(base_model_id, names, layers)
+    _refuse_bad_names(names or (), ordering, "order")
+    return preload(ordering, preload_adapters) if preload_adapters is not None else ordering
 
 
 def create_from_modules(
@@ -69,10 +94,10 @@ def create_from_modules(
 
     Raises:
         ConfigError: unsupported architecture.
-        OrderingError: an adapted module is not in the model: the adapters belong to another base.
+        OrderingError: an adapted module is not in the model: the adapters belong to another base. Or as `create`.
     """
-    linears = linear_modules(config)
-    foreign = sorted(set(modules).difference(linears))
+    known = adaptable_modules(config)
+    foreign = sorted(set(modules).difference(known))
     if foreign:
         raise OrderingError(
             f"The adapters adapt modules that {base_model_id} does not have: {listed(foreign)}.",
@@ -80,8 +105,8 @@ def create_from_modules(
             remedy="Choose the base model that the adapters were trained on.",
         )
     wanted = frozenset(modules)
-    layers = number_layers(path for path in linears if path in wanted)
-    return OrderingFile(base_model_id, order, layers, preload_adapters)
+    layers = number_layers(path for path in known if path in wanted)
+    return new_file(base_model_id, order, layers, preload_adapters)
 
 
 def regenerate(ordering: OrderingFile, config: Mapping[str, Any], modules: Collection[str]) -> OrderingFile:
@@ -124,14 +149,17 @@ def rename(ordering: OrderingFile, names: Mapping[str, str]) -> OrderingFile:
     return ordering.replace(**changes)
 
 
-def preload(ordering: OrderingFile, adapters: Iterable[PreloadAdapter]) -> OrderingFile:
+def preload(ordering: OrderingFile, adapters: Iterable[PreloadAdapter], *, replace: bool = False) -> OrderingFile:
     """The file with these preload adapters added at the end.
+
+    Args:
+        replace: the new ones take the place of all that are there.
 
     Raises:
         OrderingError: a name or id is empty, or a name is there already.
     """
-    result = [*(ordering.preload_adapters or ()), *adapters]
-    return _with_preloads(ordering, result)
+    kept = () if replace else ordering.preload_adapters or ()
+    return _with_preloads(ordering, [*kept, *adapters])
 
 
 def change_preload(ordering: OrderingFile, name: str, adapter: PreloadAdapter) -> OrderingFile:
@@ -223,10 +251,15 @@ def _refuse_bad_names(names: Sequence[str], ordering: OrderingFile, field: str) 
             )
 
 
-def _refuse_idle_targets(linears: Sequence[str], targets: Sequence[str], config: Mapping[str, Any]) -> None:
-    known = target_names(config)
+def refuse_missing_targets(targets: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Raise an error for a target module that the model does not have.
+
+    Raises:
+        ConfigError: unsupported architecture. OrderingError: names the module and those that there are.
+    """
+    modules, known = adaptable_modules(config), target_names(config)
     for target in targets:
-        if not match_targets(linears, [target]):
+        if not match_targets(modules, [target]):
             raise OrderingError(
                 f"The model has no linear {target!r}.{suggestion(target, known)}",
                 field="target_modules",

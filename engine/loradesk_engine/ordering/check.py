@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from os import PathLike
 
 from loradesk_engine.errors import OrderingError
 from loradesk_engine.ordering import rules_layers, rules_names
 from loradesk_engine.ordering.finding import CheckContext, ClassifierFacts, Finding, Fix, Mode, Severity
-from loradesk_engine.ordering.schema import OrderingFile
+from loradesk_engine.ordering.schema import OrderingFile, Salvage, parse_pointer, pointer
 from loradesk_engine.ordering.subject import Subject
-from loradesk_engine.ordering.words import counted
+from loradesk_engine.ordering.words import SHOWN, counted, shortened
 
 __all__ = [
     "RULES",
@@ -21,10 +22,12 @@ __all__ = [
     "Mode",
     "Severity",
     "check",
+    "check_salvage",
     "raise_errors",
 ]
 
 RULES: Mapping[str, str] = {
+    "structure": "A value is not of the kind that the format has there.",
     "base-missing": "base_model_id is absent or empty.",
     "base-mismatch": "base_model_id is not the model that is loaded.",
     "key-misspelt": "An unknown key looks like one that the format has.",
@@ -40,6 +43,9 @@ RULES: Mapping[str, str] = {
     "preload-name-empty": "A preload adapter has no name.",
     "preload-id-empty": "A preload adapter has no adapter_model_id.",
     "preload-duplicate": "Two preload adapters share a name.",
+    "preload-broken": "What lies at a preload adapter's adapter_model_id is no adapter of its name.",
+    "preload-missing": "There is nothing at a preload adapter's adapter_model_id on this computer.",
+    "preload-unseen": "A preload adapter is on the hub and not downloaded, so it could not be looked at.",
     "preload-ignored": "preload_adapters in a file for X-LoRA.",
     "config-unsupported": "The base's configuration cannot be used to check layers.",
     "layers-missing": "X-LoRA without layers.",
@@ -82,11 +88,32 @@ def check(ordering: OrderingFile, context: CheckContext | None = None) -> list[F
     return sorted(findings, key=lambda finding: _RANK[finding.severity])
 
 
+def check_salvage(salvage: Salvage, context: CheckContext | None = None) -> list[Finding]:
+    """What is wrong with a file whose structure may be wrong, too: the check goes on with what can be read.
+
+    Findings of the rule `structure` come first. What is found under a key that could not be read is left out, and
+    nothing is proposed while there is one. Positions are the salvage's.
+    """
+    structure = [
+        Finding("structure", "error", place, " ".join(part for part in (problem.problem, problem.remedy) if part))
+        for place, problem in salvage.problems
+    ]
+    if not structure:
+        return check(salvage.ordering, context)
+    unread = {pointer(parse_pointer(finding.place)[0]) for finding in structure}
+    rest = [
+        finding
+        for finding in check(salvage.ordering, context)
+        if pointer(*parse_pointer(finding.place)[:1]) not in unread
+    ]
+    return structure + [replace(finding, fix=None) for finding in rest]
+
+
 def raise_errors(findings: Iterable[Finding], file: str | PathLike[str] | None = None) -> None:
     """Refuse a file that has errors.
 
     Raises:
-        OrderingError: the first error, with the number of the others.
+        OrderingError: the first error; its remedy has the messages of the others.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     if not errors:
@@ -94,7 +121,9 @@ def raise_errors(findings: Iterable[Finding], file: str | PathLike[str] | None =
     first = errors[0]
     remedies = [f"Proposed: {first.fix.title}."] if first.fix is not None else []
     if len(errors) > 1:
-        remedies.append(f"There {'is' if len(errors) == 2 else 'are'} {counted(len(errors) - 1, 'more error')}.")
+        others = " ".join(f"[{error.rule}] {shortened(error.message)}" for error in errors[1 : 1 + SHOWN])
+        number = counted(len(errors) - 1, "more error")
+        remedies.append(f"There {'is' if len(errors) == 2 else 'are'} {number}: {others}")
     raise OrderingError(
         first.message, file=file, field=f"{first.place} [{first.rule}]", remedy=" ".join(remedies) or None
     )

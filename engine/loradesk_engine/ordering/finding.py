@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loradesk_engine.ordering.schema import OrderingFile
+from loradesk_engine.ordering.schema import OrderingFile, PreloadAdapter
 
 Severity = Literal["error", "warning", "info"]
 Mode = Literal["lora", "xlora"]
@@ -66,6 +66,23 @@ class ClassifierFacts:
 
 
 @dataclass(frozen=True)
+class PreloadFacts:
+    """What lies at the id of a preload adapter.
+
+    Attributes:
+        modules: paths of the modules that its weights adapt; None where it could not be read.
+        problem: why what lies there cannot be loaded.
+        missing: why there is nothing on this computer.
+        unseen: why nothing is known of it, which a load may fetch.
+    """
+
+    modules: frozenset[str] | None = None
+    problem: str = ""
+    missing: str = ""
+    unseen: str = ""
+
+
+@dataclass(frozen=True)
 class CheckContext:
     """What the file is checked against; everything is optional, and what is not known is not checked.
 
@@ -73,11 +90,13 @@ class CheckContext:
         file: the ordering file's path, for messages.
         base_model_id: hub id or path of the base that is loaded.
         config: its config.json.
-        adapter_modules: adapter name -> paths of the modules its weights adapt; the names that exist.
+        adapter_modules: adapter name -> paths of the modules its weights adapt; the names that exist beside the file's
+            preload adapters.
         xlora: facts of the classifier; given, the mode is X-LoRA.
         mode: `lora` or `xlora`, if known.
         quantized: how the base is quantized.
         bits: of the quantized weights, if known.
+        preloads: preload adapter of the file -> what lies at its id.
     """
 
     file: str | None = None
@@ -88,6 +107,7 @@ class CheckContext:
     mode: Mode | None = None
     quantized: Literal["bnb", "gguf"] | None = None
     bits: int | None = None
+    preloads: Mapping[PreloadAdapter, PreloadFacts] | None = None
 
     @property
     def is_xlora(self) -> bool:

@@ -14,6 +14,7 @@ from loradesk_engine.files import json_type
 from loradesk_engine.patterns import Matcher, PatternError
 
 OUTPUT_LAYER = "lm_head"
+EMBEDDING = "model.embed_tokens"
 ALL_LINEAR = "all-linear"
 MAX_LAYERS = 16_384
 MAX_EXPERTS = 1_024
@@ -128,13 +129,22 @@ def linear_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (*(f"model.layers.{n}.{name}" for n in range(layers) for name in block), OUTPUT_LAYER)
 
 
-def target_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The last parts of the linears' paths, each once, in order: what people write as target modules.
+def adaptable_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The embedding and the linears, in the order of registration: what an ordering file may number.
 
     Raises:
         ConfigError: as `linear_modules`.
     """
-    return tuple(dict.fromkeys(path.rpartition(".")[2] for path in linear_modules(config)))
+    return (EMBEDDING, *linear_modules(config))
+
+
+def target_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The last parts of the modules' paths, each once, in order: what people write as target modules.
+
+    Raises:
+        ConfigError: as `linear_modules`.
+    """
+    return tuple(dict.fromkeys(path.rpartition(".")[2] for path in adaptable_modules(config)))
 
 
 def match_targets(
@@ -148,8 +158,9 @@ def match_targets(
     """The paths that PEFT would adapt, in their order.
 
     A list matches whole components at the end of a path; a string is a regular expression for the whole path;
-    `all-linear` is every linear but the output layer. `layers_to_transform` goes with a list only, and there it limits
-    the names that are not a whole path (so not `lm_head`). Patterns are matched within `matcher`'s time.
+    `all-linear` is every linear but the output layer, and not the embedding. `layers_to_transform` goes with a list
+    only, and there it limits the names that are not a whole path (so not `lm_head`). Patterns are matched within
+    `matcher`'s time.
 
     Raises:
         ConfigError: a pattern is not a valid regular expression, or layers are chosen without a list of names.
@@ -166,7 +177,8 @@ def match_targets(
                 if _match(matcher, target_modules, path, "target_modules")
                 and not _excluded(path, exclude_modules, matcher)
             )
-        return tuple(path for path in paths if path != OUTPUT_LAYER and not _excluded(path, exclude_modules, matcher))
+        linears = (path for path in paths if path not in (EMBEDDING, OUTPUT_LAYER))
+        return tuple(path for path in linears if not _excluded(path, exclude_modules, matcher))
     targets = frozenset(target_modules)
     indices = _layer_indices(layers_to_transform)
     patterns = _layer_patterns(layers_pattern)

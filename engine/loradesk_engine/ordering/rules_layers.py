@@ -146,7 +146,7 @@ def _path_hint(path: str, known: Mapping[str, int], targets: Sequence[str]) -> s
 
 def _owners(subject: Subject, paths: frozenset[str]) -> list[str]:
     """Names of the adapters that adapt one of the paths."""
-    modules = subject.context.adapter_modules or {}
+    modules = subject.adapter_modules
     return [name for name, adapted in modules.items() if not paths.isdisjoint(adapted)]
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from loradesk_engine.ordering.finding import Finding, Fix, Severity
+from loradesk_engine.ordering.finding import Finding, Fix, PreloadFacts, Severity
 from loradesk_engine.ordering.schema import KEYS, PreloadAdapter, pointer
 from loradesk_engine.ordering.subject import Subject
 from loradesk_engine.ordering.words import SHOWN, closest, counted, listed, suggestion
@@ -90,7 +90,8 @@ def order(subject: Subject) -> Iterator[Finding]:
                 f"In order but not among preload_adapters: {listed([names[i] for i in others])}. "
                 "They must be given when the model is loaded."
             )
-            yield _finding("order-not-preloaded", "info", message, "order", others)
+            severity: Severity = "info" if context.preloads is None else "warning"  # somebody has looked for adapters
+            yield _finding("order-not-preloaded", severity, message, "order", others)
 
 
 def names(subject: Subject) -> Iterator[Finding]:
@@ -115,7 +116,9 @@ def names(subject: Subject) -> Iterator[Finding]:
 
 
 def preloads(subject: Subject) -> Iterator[Finding]:
-    """`preload-name-empty`, `preload-id-empty`, `preload-duplicate`, `preload-ignored`."""
+    """`preload-name-empty`, `preload-id-empty`, `preload-duplicate`, `preload-broken`, `preload-missing`,
+    `preload-unseen`, `preload-ignored`.
+    """
     adapters = subject.ordering.preload_adapters
     if not adapters:
         return
@@ -134,9 +137,26 @@ def preloads(subject: Subject) -> Iterator[Finding]:
         distinct = list(dict.fromkeys(adapters))
         fix = Fix("Remove repeated entries", {"preload_adapters": distinct}) if len(distinct) < len(adapters) else None
         yield _finding("preload-duplicate", "error", message, "preload_adapters", repeated, fix, "name")
+    yield from _looked_at(subject, adapters)
     if subject.context.is_xlora:
         message = "preload_adapters are for LoRA; an X-LoRA model does not load them."
         yield Finding("preload-ignored", "info", "/preload_adapters", message)
+
+
+def _looked_at(subject: Subject, adapters: Sequence[PreloadAdapter]) -> Iterator[Finding]:
+    """What was found at the ids."""
+    for index, adapter in enumerate(adapters):
+        facts = (subject.context.preloads or {}).get(adapter, PreloadFacts())
+        rows: tuple[tuple[str, Severity, str], ...] = (
+            ("preload-broken", "error", facts.problem),
+            ("preload-missing", "warning", facts.missing),
+            ("preload-unseen", "info", facts.unseen),
+        )
+        for rule, severity, what in rows:
+            if what:
+                message = f"The preload adapter {adapter.name!r} at {adapter.adapter_model_id}: {what}"
+                severity = "info" if subject.context.is_xlora else severity  # X-LoRA does not load them
+                yield _finding(rule, severity, message, "preload_adapters", [index], None, "adapter_model_id")
 
 
 def _no_order(subject: Subject) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from os import PathLike, fspath
@@ -99,16 +99,22 @@ class OrderingFile:
     @classmethod
     def parse(cls, text: str, *, file: str | PathLike[str] = "ordering file") -> OrderingFile:
         """The ordering file that a JSON text describes. Raises as `read`."""
+        return cls._of(_json_object(text, file), text, fspath(file))
+
+    @classmethod
+    def salvage(cls, text: str, *, file: str | PathLike[str] = "ordering file") -> Salvage:
+        """What can be read of a JSON text whose structure may be wrong, so that all of it can be checked at once.
+
+        Raises:
+            OrderingError: it is no JSON object.
+        """
+        data = _json_object(text, file)
         body = text.removeprefix("\ufeff")
-        data = json_text.parse(body, file=file)
-        if not isinstance(data, dict):
-            raise OrderingError(
-                f"An ordering file is a JSON object, not {json_type(data)}.",
-                file=file,
-                field=json_text.place(body, json_text.locate(body, ()) or 0),
-                remedy="Choose another file.",
-            )
-        return cls._of(data, text, fspath(file))
+        found = tuple(_Structure(data, body, fspath(file)).problems())
+        dropped = {path[0] for path, _ in found}
+        kept = {key: value for key, value in data.items() if key not in dropped}
+        ordering = cls._of(kept, None if dropped else text, fspath(file))
+        return Salvage(ordering, tuple((pointer(*path), problem) for path, problem in found), body, data)
 
     @classmethod
     def _of(cls, data: dict[str, Any], text: str | None, file: str | None) -> OrderingFile:
@@ -206,21 +212,28 @@ class OrderingFile:
 
     def position(self, place: str) -> tuple[int, int] | None:
         """Line and column of a JSON pointer (a finding's place) in the text as it would be saved; None if not there."""
-        body = self.dumps().removeprefix("\ufeff")
-        offset = json_text.locate(body, self._path(place))
-        return None if offset is None else json_text.line_column(body, offset)
+        return _position(self.dumps().removeprefix("\ufeff"), self._data, place)
 
-    def _path(self, place: str) -> json_text.Path:
-        path: list[str | int] = []
-        value: Any = self._data
-        for part in parse_pointer(place):
-            key: str | int = int(part) if isinstance(value, list) and part.isdecimal() else part
-            path.append(key)
-            try:
-                value = value[key]
-            except (KeyError, IndexError, TypeError):
-                value = None
-        return tuple(path)
+
+@dataclass(frozen=True)
+class Salvage:
+    """An ordering file without what is not of the format.
+
+    Attributes:
+        ordering: the file without the keys that are wrong.
+        problems: all that is wrong, with its JSON pointer, in the order of the format's keys.
+        text: the one that was read.
+        data: its value.
+    """
+
+    ordering: OrderingFile
+    problems: tuple[tuple[str, OrderingError], ...]
+    text: str
+    data: Mapping[str, Any]
+
+    def position(self, place: str) -> tuple[int, int] | None:
+        """Line and column of a JSON pointer in the text that was read; None if not there."""
+        return _position(self.text, self.data, place)
 
 
 def pointer(*parts: str | int) -> str:
@@ -231,6 +244,33 @@ def pointer(*parts: str | int) -> str:
 def parse_pointer(place: str) -> tuple[str, ...]:
     """The parts of a JSON pointer."""
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in place.split("/")[1:])
+
+
+def _position(text: str, data: Mapping[str, Any], place: str) -> tuple[int, int] | None:
+    path: list[str | int] = []
+    value: Any = data
+    for part in parse_pointer(place):
+        key: str | int = int(part) if isinstance(value, list) and part.isdecimal() else part
+        path.append(key)
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            value = None
+    offset = json_text.locate(text, tuple(path))
+    return None if offset is None else json_text.line_column(text, offset)
+
+
+def _json_object(text: str, file: str | PathLike[str]) -> dict[str, Any]:
+    body = text.removeprefix("\ufeff")
+    data = json_text.parse(body, file=file)
+    if not isinstance(data, dict):
+        raise OrderingError(
+            f"An ordering file is a JSON object, not {json_type(data)}.",
+            file=file,
+            field=json_text.place(body, json_text.locate(body, ()) or 0),
+            remedy="Choose another file.",
+        )
+    return data
 
 
 def _list(order: Iterable[str]) -> Any:
@@ -260,77 +300,100 @@ def _entries(adapters: Iterable[PreloadAdapter], old: list[dict[str, Any]]) -> l
 
 def _validate(data: dict[str, Any], text: str | None, file: str | None) -> None:
     """Types and ranges of the known keys; with the text, an error names line and column as well."""
+    for _path, problem in _Structure(data, text, file).problems():
+        raise problem
 
-    def refuse(problem: str, remedy: str, *path: str | int) -> OrderingError:
-        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
-        offset = json_text.locate(text, path) if text is not None else None
-        field = name if text is None or offset is None else f"{json_text.place(text, offset)} ({name})"
-        return OrderingError(problem, file=file, field=field, remedy=remedy)
 
-    def string(value: Any, *path: str | int) -> None:
-        if not isinstance(value, str):
-            raise refuse(f"A string is expected, not {json_type(value)}.", "Put it in quotation marks.", *path)
-        if not _is_unicode(value):
-            raise refuse("The string is not valid Unicode.", "Remove the lone surrogate escape.", *path)
+class _Structure:
+    """Looks for what is not of the format, in the order of the format's keys."""
 
-    if data.get("base_model_id") is not None:
-        string(data["base_model_id"], "base_model_id")
-    order = data.get("order")
-    if order is not None:
+    def __init__(self, data: dict[str, Any], text: str | None, file: str | None) -> None:
+        self._data = data
+        self._text = text
+        self._file = file
+
+    def problems(self) -> Iterator[_Problem]:
+        if self._data.get("base_model_id") is not None:
+            yield from self._string(self._data["base_model_id"], "base_model_id")
+        yield from self._order(self._data.get("order"))
+        yield from self._layers(self._data.get("layers"))
+        yield from self._preloads(self._data.get("preload_adapters"))
+        for key, value in self._data.items():
+            if key not in KEYS and _deeper(value, MAX_DEPTH):
+                yield self._refuse(f"The value is nested more than {MAX_DEPTH} levels deep.", "Remove it.", key)
+
+    def _order(self, order: Any) -> Iterator[_Problem]:
+        if order is None:
+            return
         if not isinstance(order, list):
-            raise refuse(f"A list of adapter names is expected, not {json_type(order)}.", 'Use ["name"].', "order")
+            yield self._refuse(
+                f"A list of adapter names is expected, not {json_type(order)}.", 'Use ["name"].', "order"
+            )
+            return
         for index, name in enumerate(order):
-            string(name, "order", index)
-    layers = data.get("layers")
-    if layers is not None:
+            yield from self._string(name, "order", index)
+
+    def _layers(self, layers: Any) -> Iterator[_Problem]:
+        if layers is None:
+            return
         if not isinstance(layers, dict):
-            raise refuse(
-                f"An object of module paths is expected, not {json_type(layers)}.", "Generate it anew.", "layers"
-            )
+            problem = f"An object of module paths is expected, not {json_type(layers)}."
+            yield self._refuse(problem, "Generate it anew.", "layers")
+            return
         for name, number in layers.items():
-            if not isinstance(name, str) or not _is_unicode(name):
-                raise refuse("A module path is not valid Unicode text.", "Generate the layers anew.", "layers")
-            if type(number) is not int:
-                raise refuse(
-                    f"A whole number is expected, not {number if isinstance(number, float) else json_type(number)}.",
-                    "Generate the layers anew.",
-                    "layers",
-                    name,
-                )
-            if not -MAX_INDEX <= number <= MAX_INDEX:
-                raise refuse(
-                    f"The number {number} is out of range for an index.",
-                    "Generate the layers anew.",
-                    "layers",
-                    name,
-                )
-    preloads = data.get("preload_adapters")
-    if preloads is not None:
-        _validate_preloads(preloads, refuse, string)
-    for key, value in data.items():
-        if key not in KEYS and _deeper(value, MAX_DEPTH):
-            raise refuse(f"The value is nested more than {MAX_DEPTH} levels deep.", "Remove it.", key)
+            wrong = _layer_problem(name, number)
+            if wrong is not None:
+                path = ("layers", name) if isinstance(name, str) and _is_unicode(name) else ("layers",)
+                yield self._refuse(wrong, "Generate the layers anew.", *path)
 
+    def _preloads(self, preloads: Any) -> Iterator[_Problem]:
+        if preloads is None:
+            return
+        if not isinstance(preloads, list):
+            yield self._refuse(f"A list is expected, not {json_type(preloads)}.", "Use [{...}].", "preload_adapters")
+            return
+        for index, entry in enumerate(preloads):
+            yield from self._preload(entry, index)
 
-def _validate_preloads(preloads: Any, refuse: Any, string: Any) -> None:
-    if not isinstance(preloads, list):
-        raise refuse(f"A list is expected, not {json_type(preloads)}.", "Use [{...}].", "preload_adapters")
-    for index, entry in enumerate(preloads):
+    def _preload(self, entry: Any, index: int) -> Iterator[_Problem]:
+        place = ("preload_adapters", index)
         if not isinstance(entry, dict):
-            raise refuse(
-                f"An object with name and adapter_model_id is expected, not {json_type(entry)}.",
-                "Use preload_adapters of this form.",
-                "preload_adapters",
-                index,
-            )
+            problem = f"An object with name and adapter_model_id is expected, not {json_type(entry)}."
+            yield self._refuse(problem, "Use preload_adapters of this form.", *place)
+            return
         for key in ("name", "adapter_model_id"):
             if key not in entry:
-                raise refuse(f"The key {key} is missing.", "Add it.", "preload_adapters", index)
-            string(entry[key], "preload_adapters", index, key)
+                yield self._refuse(f"The key {key} is missing.", "Add it.", *place)
+            else:
+                yield from self._string(entry[key], *place, key)
         if any(_deeper(value, MAX_DEPTH) for value in entry.values()):
-            raise refuse(
-                f"A value is nested more than {MAX_DEPTH} levels deep.", "Remove it.", "preload_adapters", index
-            )
+            yield self._refuse(f"A value is nested more than {MAX_DEPTH} levels deep.", "Remove it.", *place)
+
+    def _string(self, value: Any, *path: str | int) -> Iterator[_Problem]:
+        if not isinstance(value, str):
+            yield self._refuse(f"A string is expected, not {json_type(value)}.", "Put it in quotation marks.", *path)
+        elif not _is_unicode(value):
+            yield self._refuse("The string is not valid Unicode.", "Remove the lone surrogate escape.", *path)
+
+    def _refuse(self, problem: str, remedy: str, *path: str | int) -> _Problem:
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
+        offset = json_text.locate(self._text, path) if self._text is not None else None
+        place = "" if self._text is None or offset is None else json_text.place(self._text, offset)
+        field = f"{place} ({name})" if place else name
+        return path, OrderingError(problem, file=self._file, field=field, remedy=remedy)
+
+
+_Problem = tuple[json_text.Path, OrderingError]
+
+
+def _layer_problem(name: Any, number: Any) -> str | None:
+    if not isinstance(name, str) or not _is_unicode(name):
+        return "A module path is not valid Unicode text."
+    if type(number) is not int:
+        return f"A whole number is expected, not {number if isinstance(number, float) else json_type(number)}."
+    if not -MAX_INDEX <= number <= MAX_INDEX:
+        return f"The number {number} is out of range for an index."
+    return None
 
 
 def _is_unicode(value: str) -> bool:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from loradesk_engine.errors import ConfigError
 from loradesk_engine.ordering.finding import CheckContext, Fix, Severity
-from loradesk_engine.ordering.modules import linear_modules, number_layers
+from loradesk_engine.ordering.modules import adaptable_modules, number_layers
 from loradesk_engine.ordering.schema import OrderingFile
 
 _WRAPPERS = ("base_model.model.", "module.")
@@ -18,7 +18,8 @@ class Subject:
 
     Attributes:
         ordering, context: as given.
-        linears: paths of the model's linears in order; None without a config that can be read.
+        linears: paths of the modules that adapters may sit on, in order: the embedding and the linears; None without a
+            config that can be read.
         config_problem: why the config cannot be read.
     """
 
@@ -29,7 +30,7 @@ class Subject:
         self.config_problem: str | None = None
         if context.config is not None:
             try:
-                self.linears = linear_modules(context.config)
+                self.linears = adaptable_modules(context.config)
             except ConfigError as problem:
                 self.config_problem = f"{problem.field}: {problem.problem}" if problem.field else problem.problem
 
@@ -49,10 +50,20 @@ class Subject:
         return names
 
     @cached_property
+    def adapter_modules(self) -> dict[str, frozenset[str]]:
+        """Name -> modules of the adapters that are known, those that LoRA preloads included."""
+        modules = dict(self.context.adapter_modules or {})
+        if not self.context.is_xlora:
+            looked = (self.context.preloads or {}).items()
+            modules |= {entry.name: facts.modules for entry, facts in looked if facts.modules is not None}
+        return modules
+
+    @cached_property
     def adapted(self) -> frozenset[str] | None:
-        """Modules that the adapters in use adapt; None when not known."""
-        modules = self.context.adapter_modules
-        if not modules:
+        """Modules that the adapters in use adapt; None when not all of them are known."""
+        modules = self.adapter_modules
+        unseen = [facts for facts in (self.context.preloads or {}).values() if facts.modules is None]
+        if not modules or (unseen and not self.context.is_xlora):
             return None
         used = [name for name in self.ordering.order or () if name in modules] if self.context.is_xlora else []
         return frozenset().union(*(modules[name] for name in used or modules))

@@ -19,6 +19,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def shortened(text: str, limit: int = 300) -> str:
+    """A text, cut in the middle where it is longer than the limit."""
+    half = (limit - 3) // 2
+    return text if len(text) <= limit else f"{text[:half]} … {text[-half:]}"
+
+
 def closest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that was probably meant, or None."""
     by_fold = {_fold(candidate): candidate for candidate in candidates}

@@ -157,9 +157,9 @@ class Engine:
     @classmethod
     def load(
         cls,
-        base: str,
+        base: str = "",
         *,
-        adapters: Mapping[str, str] | None = None,
+        adapters: Mapping[str, str] | str | None = None,
         xlora: str | None = None,
         ordering: str | None = None,
         progress: Callable[[str, float | None], None] | None = None,
@@ -168,20 +168,31 @@ class Engine:
         """Load a base model, with LoRA adapters or an X-LoRA checkpoint.
 
         Args:
-            base: local folder or hub id.
-            adapters: LoRA: name -> folder or hub id.
+            base: local folder or hub id; empty takes the one that the ordering file names.
+            adapters: LoRA: name -> folder or hub id. Or one folder or hub id in which the adapters of the ordering
+                file's `order` are found by their names.
             xlora: X-LoRA: folder or hub id of the checkpoint.
             ordering: path of the ordering file.
             progress: called with a sentence and a fraction (None: unknown); what it raises cancels the load.
             options: further fields of `LoadSettings`: `device`, `dtype`, `quantize`, `context`,
-                `tgt_non_granular_index`, `revision`, `token`.
+                `tgt_non_granular_index`, `xlora_relu`, `revision`, `token`.
 
         Raises:
             LoradeskError: names file, field and remedy.
         """
         mode: AdapterMode = "xlora" if xlora else "lora" if adapters or ordering else "none"
-        sources = tuple(AdapterSource(name, source) for name, source in (adapters or {}).items())
-        settings = LoadSettings(base=base, mode=mode, adapters=sources, xlora=xlora, ordering=ordering, **options)
+        repository = adapters if isinstance(adapters, str) else None
+        named = {} if adapters is None or isinstance(adapters, str) else adapters
+        sources = tuple(AdapterSource(name, source) for name, source in named.items())
+        settings = LoadSettings(
+            base=base,
+            mode=mode,
+            adapters=sources,
+            repository=repository,
+            xlora=xlora,
+            ordering=ordering,
+            **options,
+        )
         return cls.from_settings(settings, progress)
 
     @classmethod
