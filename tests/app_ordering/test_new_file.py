@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
@@ -162,34 +160,17 @@ def test_the_tree_shows_the_architecture_with_counts(qtbot):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub that has the demo pack, split as people publish such models: a base, and a repository of adapters."""
-    import huggingface_hub
-    from huggingface_hub import constants
-    from support.hub_server import FakeHub, serve
+    from support.hub_server import FakeHub, point_at, serve
 
-    def download(repository: str, allow_patterns: list[str]) -> str:
-        """What a snapshot leaves; the server on this machine does not know how to list a tree."""
-        assert repository == "org/mix"
-        target = tmp_path / "snapshot"
-        for source in (Path(DEMO_ADAPTERS), resource_path("demo", "xlora")):
-            for file in source.rglob("*.*"):
-                if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
-                    copy = target / file.relative_to(source)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, copy)
-        return str(target)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with serve(FakeHub({"org/base": resource_path("demo", "base")})) as server:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    mix = tmp_path / "mix"
+    shutil.copytree(resource_path("demo", "xlora"), mix)
+    shutil.copytree(DEMO_ADAPTERS, mix, dirs_exist_ok=True)
+    with serve(FakeHub({"org/base": resource_path("demo", "base"), "org/mix": mix})) as server:
+        point_at(monkeypatch, server.url, tmp_path / "cache")
         yield server
 
 
-def test_base_and_adapters_come_from_the_hub_without_their_weights(hub, window, dialog, qtbot, settled):
+def test_base_and_adapters_come_from_the_hub_without_their_weights(hub, window, dialog, qtbot, settled, tmp_path):
     qtbot.keyClicks(dialog.base.edit, "org/base")
     dialog.next()
     qtbot.waitUntil(lambda: dialog.step == ADAPTERS)
@@ -201,7 +182,9 @@ def test_base_and_adapters_come_from_the_hub_without_their_weights(hub, window, 
     document = window.document()
     assert document.ordering.base_model_id == "org/base"
     assert len(document.ordering.layers) == 42
-    assert not [path for _method, path in hub.asked if path.endswith((".safetensors", ".gguf"))]
+    assert not [path for _method, path in hub.asked if path.startswith("/org/base") and path.endswith(".safetensors")]
+    assert hub.served["adapter_model.safetensors"] <= 4 * 2**16  # headers
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
     qtbot.waitUntil(lambda: window.view().base is not None)
     assert sources.base_on_disk("org/base") is not None  # from the cache by now
 

@@ -130,14 +130,6 @@ CASES: dict[str, tuple[OrderingFile, CheckContext, str, str, str, dict[str, Any]
         "Check the path.",
         None,
     ),
-    "preload-unseen": (
-        GOOD.replace(order=None, preload_adapters=[AWAY]),
-        CheckContext(preloads={AWAY: PreloadFacts(unseen="It has not been downloaded.")}),
-        "info",
-        "/preload_adapters/0/adapter_model_id",
-        "not been downloaded",
-        None,
-    ),
     "name-contained": (
         GOOD.replace(order=["adapter_1", "adapter_10"]),
         CheckContext(),

@@ -611,18 +611,20 @@ def test_check_looks_at_preload_adapters(
     preloads = [PreloadAdapter(*entry) for entry in entries.items()]
     OrderingFile("org/tiny-base", None, None, preloads).write(file)
     assert loradesk("check", file, "--base", zoo / "base", "--json") == 1
-    found = {finding["place"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["not_looked_at"] == ["away"]
+    found = {finding["place"]: finding for finding in facts["findings"]}
     places = [f"/preload_adapters/{number}/adapter_model_id" for number in range(5)]
     assert [found[place]["rule"] if place in found else None for place in places] == [
-        None, None, "preload-broken", "preload-missing", "preload-unseen"
+        None, None, "preload-broken", "preload-missing", None
     ]  # fmt: skip
     assert "No adapter named 'ad_2'" in found[places[2]]["message"]
     assert hub.asked == []
     OrderingFile("org/tiny-base", None, None, [PreloadAdapter("ad_1", "org/both")]).write(file)
     assert loradesk("check", file, "--base", zoo / "base") == 0
-    assert "not been downloaded" in capsys.readouterr().out
+    assert "Not downloaded, so not looked at: ad_1." in capsys.readouterr().out
     assert loradesk("check", file, "--base", zoo / "base", "--hub") == 0
-    assert "not been downloaded" not in capsys.readouterr().out
+    assert "Not downloaded" not in capsys.readouterr().out
     OrderingFile("org/tiny-base", None, None, [PreloadAdapter("ad_3", "org/both")]).write(file)
     assert loradesk("check", file, "--base", zoo / "base", "--hub") == 1
     assert "There are ad_1, ad_10" in capsys.readouterr().out
@@ -672,7 +674,7 @@ def test_check_goes_on_after_the_first_fault_of_structure(
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[0].removeprefix(str(file)) for line in lines[:3]] == [":3:20", ":8:24", ":8:41"]
     assert all("error [structure]" in line for line in lines[:3])
-    assert any(":6:5: error [layer-not-in-model]" in line for line in lines)
+    assert any(":6:40: error [layer-not-in-model]" in line for line in lines)
     assert not any("[order-duplicate]" in line or "--fix" in line for line in lines)
     assert loradesk("check", file, "--base", base, "--fix") == 2
     assert file.read_text() == text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -71,17 +71,37 @@ def analyse(
         near: folder of the file, in which relative paths are looked for first.
         known: preload adapters that were looked at before, and found.
     """
-    text = shown(state.ordering.dumps() if state.draft is None else state.draft)
+    if state.draft is not None:
+        return _analyse_draft(state, state.draft, context, near, known)
+    text = shown(state.ordering.dumps())
+    preloads = _look(state.ordering, context, near, known)
+    findings = check(state.ordering, with_mode(replace(context, preloads=preloads), state.ordering))
+    return _analysis(state, context, text, findings, preloads)
+
+
+def _analyse_draft(
+    state: State, draft: str, context: CheckContext, near: Path | None, known: Mapping[PreloadAdapter, PreloadFacts]
+) -> Analysis:
+    """What is wrong with a text that is no ordering file, as far as it is a JSON object."""
+    text = shown(draft)
     try:
         salvage = OrderingFile.salvage(text)
-    except OrderingError:  # no JSON object: the draft's problem says where
+    except OrderingError:  # the state's own problem says where
         return Analysis(state, context, text)
-    ordering = salvage.ordering if state.draft is not None else state.ordering
-    preloads = _look(ordering, context, near, known)
-    told = with_mode(replace(context, preloads=preloads), ordering)
-    findings = tuple(check(ordering, told) if state.draft is None else check_salvage(salvage, told))
+    preloads = _look(salvage.ordering, context, near, known)
+    findings = check_salvage(salvage, with_mode(replace(context, preloads=preloads), salvage.ordering))
+    return _analysis(state, context, text, findings, preloads)
+
+
+def _analysis(
+    state: State,
+    context: CheckContext,
+    text: str,
+    findings: Sequence[Finding],
+    preloads: Mapping[PreloadAdapter, PreloadFacts],
+) -> Analysis:
     places = {place for finding in findings for place in (finding.place, *finding.places)}
-    return Analysis(state, context, text, findings, positions(text, places), preloads)
+    return Analysis(state, context, text, tuple(findings), positions(text, places), preloads)
 
 
 def _look(
@@ -90,7 +110,7 @@ def _look(
     """What lies at the ids of the preload adapters; those that are known are not read again."""
     from loradesk_engine.cli.ordering_sources import look_at_preloads
 
-    found = {entry: facts for entry, facts in known.items() if facts.modules is not None}
+    found = {entry: facts for entry, facts in known.items() if facts.modules is not None or facts.unseen}
     entries = ordering.preload_adapters or ()
     fresh = [entry for entry in entries if entry not in found]
     if not fresh:

@@ -468,7 +468,7 @@ class Document(QObject):
     def _start_analysis(self) -> None:
         state, context, folder = self._state, self._context, self.folder
         before = self._analysis
-        known = before.preloads if before is not None and before.context is context else {}
+        known = before.preloads if before is not None else {}
         self._run(lambda: analyse(state, context, folder, known), self._take_analysis, self._refuse)
 
     def _take_analysis(self, analysis: Analysis) -> None:

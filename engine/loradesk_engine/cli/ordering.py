@@ -35,7 +35,7 @@ from loradesk_engine.ordering.finding import PreloadFacts
 from loradesk_engine.ordering.mode import with_mode
 from loradesk_engine.ordering.modules import ALL_LINEAR, target_names
 from loradesk_engine.ordering.schema import MAX_BYTES, OrderingFile, PreloadAdapter, Salvage
-from loradesk_engine.ordering.words import counted
+from loradesk_engine.ordering.words import counted, listed
 
 FOUND = 1
 FAILED = 2
@@ -345,6 +345,10 @@ def check_file(args: argparse.Namespace) -> Result:
     }
     if context.config is None:
         result.lines.append("The layers were not compared with a model: give --base.")
+    unseen = [entry.name for entry, facts in (context.preloads or {}).items() if facts.unseen]
+    if unseen:
+        result.lines.append(f"Not downloaded, so not looked at: {listed(unseen)}. --hub asks the hub about them.")
+    result.facts["not_looked_at"] = unseen
     bad = ("error", "warning") if args.strict else ("error",)
     result.code = FOUND if any(finding.severity in bad for finding in findings) else 0
     return result

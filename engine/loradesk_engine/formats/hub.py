@@ -355,14 +355,16 @@ class _Cached:
     @classmethod
     def find(cls, source: HubSource, revision: str | None) -> _Cached | None:
         snapshot = _snapshot(source.repo, revision)
-        names = [] if snapshot is None else _files_below(snapshot)
+        if snapshot is None:
+            return None
+        names = _files_below(snapshot)
         try:
             source = chosen(source, names)
         except (HubError, AdapterError):  # what is not here may still be on the hub
             return None
         wanted = tuple(name for name in names if source.wants(name))
         told = any(PurePosixPath(name).name in CONFIGS or name.endswith((".safetensors", ".gguf")) for name in wanted)
-        return cls(snapshot / source.inside, wanted) if snapshot is not None and told else None
+        return cls(snapshot / source.inside, wanted) if told else None
 
     @property
     def is_whole(self) -> bool:

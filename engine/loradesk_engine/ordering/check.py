@@ -45,7 +45,6 @@ RULES: Mapping[str, str] = {
     "preload-duplicate": "Two preload adapters share a name.",
     "preload-broken": "What lies at a preload adapter's adapter_model_id is no adapter of its name.",
     "preload-missing": "There is nothing at a preload adapter's adapter_model_id on this computer.",
-    "preload-unseen": "A preload adapter is on the hub and not downloaded, so it could not be looked at.",
     "preload-ignored": "preload_adapters in a file for X-LoRA.",
     "config-unsupported": "The base's configuration cannot be used to check layers.",
     "layers-missing": "X-LoRA without layers.",

@@ -117,7 +117,7 @@ def names(subject: Subject) -> Iterator[Finding]:
 
 def preloads(subject: Subject) -> Iterator[Finding]:
     """`preload-name-empty`, `preload-id-empty`, `preload-duplicate`, `preload-broken`, `preload-missing`,
-    `preload-unseen`, `preload-ignored`.
+    `preload-ignored`.
     """
     adapters = subject.ordering.preload_adapters
     if not adapters:
@@ -150,7 +150,6 @@ def _looked_at(subject: Subject, adapters: Sequence[PreloadAdapter]) -> Iterator
         rows: tuple[tuple[str, Severity, str], ...] = (
             ("preload-broken", "error", facts.problem),
             ("preload-missing", "warning", facts.missing),
-            ("preload-unseen", "info", facts.unseen),
         )
         for rule, severity, what in rows:
             if what:
