@@ -143,6 +143,10 @@ def test_fields_tell_all_of_a_text_that_is_longer_than_they_are(dialog):
         (LoadForm(source="local", path="/m", mode="lora", adapters=(AdapterSource("", "/a"),)), "adapters"),
         (LoadForm(source="local", path="/m", mode="lora", adapters=(AdapterSource("a", "/a"),) * 2), "adapters"),
         (LoadForm(source="local", path="/m", mode="xlora"), "xlora"),
+        (
+            LoadForm(source="local", path="/m", mode="lora", adapters=(AdapterSource("a", "/a"),), repository="/r"),
+            "repository",
+        ),
     ],
 )
 def test_complaints_name_the_field(form, field):
@@ -159,11 +163,36 @@ def test_complaints_name_the_field(form, field):
         LoadSettings("C:\\models\\base", device="cuda:1"),
         LoadSettings("org/model/model.q4_0.gguf", revision="main"),
         LoadSettings("model.gguf"),
+        LoadSettings(mode="lora", ordering="/o.json", repository="people/adapters"),
+        LoadSettings("/m/base", mode="xlora", xlora="/x", xlora_relu=False),
     ],
 )
 def test_settings_survive_form_and_file(settings):
     assert LoadForm.of(settings).settings() == settings
     assert recent.from_json(recent.to_json(settings)) == settings
+
+
+def test_an_ordering_file_alone_with_a_folder_of_adapters(dialog, worker, qtbot):
+    choose(qtbot, dialog.source, "local")
+    choose(qtbot, dialog.mode, "lora")
+    assert not dialog.relu.isVisible()
+    dialog.ordering.set_text("/a/order.json")
+    qtbot.keyClicks(dialog.repository.edit, "people/adapters")
+    qtbot.mouseClick(dialog.load_button, Qt.MouseButton.LeftButton)
+    wanted = LoadSettings(mode="lora", ordering="/a/order.json", repository="people/adapters")
+    assert worker.commands(Load)[-1].settings == wanted
+
+
+def test_the_relu_of_a_classifier_is_chosen(dialog, worker, qtbot):
+    choose(qtbot, dialog.source, "local")
+    choose(qtbot, dialog.mode, "xlora")
+    dialog.path.set_text("/m")
+    dialog.xlora.set_text("/x")
+    assert dialog.relu.isVisible()
+    assert not dialog.repository.isVisible()
+    qtbot.keyClicks(dialog.relu, "Without")
+    qtbot.mouseClick(dialog.load_button, Qt.MouseButton.LeftButton)
+    assert worker.commands(Load)[-1].settings == LoadSettings("/m", mode="xlora", xlora="/x", xlora_relu=False)
 
 
 def test_progress_is_shown_and_can_be_cancelled(dialog, window, worker, qtbot):

@@ -104,6 +104,15 @@ def test_checkpoints_of_both_formats_fill_the_loader(tmp_path):
     )
 
 
+def test_a_folder_of_adapters_fills_the_loader_with_all_of_them(tmp_path):
+    for name in ("adapter_10", "adapter_2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    form = recognise(str(tmp_path))
+    assert form.mode == "lora"
+    assert form.adapters == tuple(AdapterSource(name, str(tmp_path / name)) for name in ("adapter_2", "adapter_10"))
+
+
 def test_anything_else_is_refused_by_name(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     for path in (tmp_path / "notes.txt", tmp_path, tmp_path / "not there.gguf", Path("a\0b")):

@@ -710,3 +710,41 @@ def test_a_busy_folder_does_not_read_the_file_again(open_view, xlora, qtbot, mon
     qtbot.wait(50)
     assert len(reads) <= 3
     assert not view.disk_notice.isVisible()
+
+
+# -- the same abilities as the terminal -------------------------------------------------------------------------------
+
+
+def test_all_adapters_of_a_folder_are_preloaded_in_one_step(open_view, lora, qtbot, settled):
+    adapters = str(resource_path("demo", "adapters"))
+    view = open_view(lora)
+    view.document.add_preload("bard", "org/old")
+    before = view.document.ordering
+    view.form.preload_requested.emit(adapters)
+    qtbot.waitUntil(lambda: len(view.document.ordering.preload_adapters) == 6)
+    entries = {entry.name: entry.adapter_model_id for entry in view.document.ordering.preload_adapters}
+    assert list(entries) == ["math", "code", "bard", "arithmetic", "capitals", "json"]
+    assert [entries[name] for name in ("math", "bard", "json")] == ["org/math", adapters, adapters]
+    settled(view.document)
+    assert not [finding for finding in view.document.findings if finding.rule == "preload-broken"]
+    view.document.undo()
+    assert view.document.ordering == before
+
+
+def test_a_preload_adapter_that_is_not_in_its_folder_is_marked(open_view, write, settled):
+    adapters = str(resource_path("demo", "adapters"))
+    entries = [{"name": name, "adapter_model_id": adapters} for name in ("bard", "nobody")]
+    view = open_view(write({"base_model_id": "b", "preload_adapters": entries}))
+    settled(view.document)
+    (finding,) = view.document.findings
+    assert (finding.rule, finding.place) == ("preload-broken", "/preload_adapters/1/adapter_model_id")
+
+
+def test_a_text_of_a_wrong_structure_shows_all_that_is_wrong(open_view, write, settled):
+    view = open_view(write('{\n"order": [1],\n"layers": {"x": "y"},\n"preload_adapters": [{}],\n"Order": 1}'))
+    settled(view.document)
+    rules = [finding.rule for finding in view.document.findings]
+    assert rules.count("structure") == 4
+    assert {"base-missing", "key-misspelt"} <= set(rules)
+    assert len(view.findings.rows) == len(rules)
+    assert view.document.last_analysis.positions["/layers/x"][0] == 3
