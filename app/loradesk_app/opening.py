@@ -64,7 +64,7 @@ def _folder(folder: Path) -> LoadSettings | LoadForm:
         return LoadSettings(base=str(folder))
     adapters = _adapters_in(folder)
     if adapters:
-        return _form(None, mode="lora", adapters=adapters)
+        return _with_base(None, LoadForm(mode="lora", adapters=adapters))
     raise FileFormatError("Loradesk finds nothing to open in this folder.", file=folder, remedy=f"Open {KINDS}.")
 
 

@@ -32,7 +32,7 @@ from loradesk_engine.ordering.schema import OrderingFile
 from loradesk_engine.serving.api import Engine
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-RANKS = {"adapter_1": 4, "adapter_10": 2, "adapter_2": 8}  # of the zoo: they tell which adapter was taken
+RANKS = {"adapter_1": 4, "adapter_10": 2, "adapter_2": 8}  # of the zoo: which adapter was taken
 
 
 @pytest.fixture(params=["folders", "below adapters", "flat", "deep"])

@@ -101,7 +101,7 @@ def find_adapters(source: str, config: Mapping[str, Any] | None = None) -> Found
     except (AdapterError, HubError):
         if local:
             raise
-        found = read_repository(source, config)  # of a repository only its list tells what it is
+        found = read_repository(source, config)  # a repository's files show what it is
     return FoundAdapters(source, found.modules, found.places, found.order, found.classifier, found.problems)
 
 

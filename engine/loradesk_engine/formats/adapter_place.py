@@ -2,7 +2,7 @@
 
 An id may be read in two ways: as one adapter's folder, or, as mistral.rs does, as a folder of several adapters in which
 the files are meant whose path contains the adapter's name. An exact folder or file name wins over containment, so that
-`adapter_1` and `adapter_10` are told apart.
+`adapter_1` is never taken for `adapter_10`.
 """
 
 from __future__ import annotations

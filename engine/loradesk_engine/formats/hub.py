@@ -363,12 +363,12 @@ class _Cached:
         except (HubError, AdapterError):  # what is not here may still be on the hub
             return None
         wanted = tuple(name for name in names if source.wants(name))
-        told = any(PurePosixPath(name).name in CONFIGS or name.endswith((".safetensors", ".gguf")) for name in wanted)
-        return cls(snapshot / source.inside, wanted) if told else None
+        usable = any(PurePosixPath(name).name in CONFIGS or name.endswith((".safetensors", ".gguf")) for name in wanted)
+        return cls(snapshot / source.inside, wanted) if usable else None
 
     @property
     def is_whole(self) -> bool:
-        """Whether no weights are missing, as far as the files that are there tell."""
+        """Whether no weights are missing, as far as the files that are there show."""
         if self.path.is_file():
             return True
         weights = [PurePosixPath(name) for name in self.names if name.endswith(".safetensors")]
