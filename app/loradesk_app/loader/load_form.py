@@ -59,16 +59,18 @@ class LoadForm:
             return "hub_id", "Type the hub id of the base model, such as organisation/model."
         if self.mode == "xlora" and not self.xlora.strip():
             return "xlora", "Choose the X-LoRA checkpoint."
+        return self._adapters_complaint() if self.mode == "lora" else None
+
+    def _adapters_complaint(self) -> tuple[str, str] | None:
         names = [adapter.name for adapter in self.adapters]
-        if self.mode == "lora":
-            if not self.adapters and not self.ordering.strip():
-                return "adapters", "Add an adapter, or choose an ordering file that names some."
-            if any(not adapter.name.strip() or not adapter.source.strip() for adapter in self.adapters):
-                return "adapters", "Each adapter needs a name and a folder or hub id."
-            if len(set(names)) < len(names):
-                return "adapters", "Two adapters have the same name."
-            if self.repository.strip() and not self.ordering.strip():
-                return "repository", "A folder of adapters needs an ordering file that names those to load."
+        if not self.adapters and not self.ordering.strip():
+            return "adapters", "Add an adapter, or choose an ordering file that names some."
+        if any(not adapter.name.strip() or not adapter.source.strip() for adapter in self.adapters):
+            return "adapters", "Each adapter needs a name and a folder or hub id."
+        if len(set(names)) < len(names):
+            return "adapters", "Two adapters have the same name."
+        if self.repository.strip() and not self.ordering.strip():
+            return "repository", "A folder of adapters needs an ordering file that names those to load."
         return None
 
     def quantizable(self) -> bool:

@@ -151,10 +151,10 @@ def _looked_at(subject: Subject, adapters: Sequence[PreloadAdapter]) -> Iterator
             ("preload-broken", "error", facts.problem),
             ("preload-missing", "warning", facts.missing),
         )
-        for rule, severity, what in rows:
+        for rule, weight, what in rows:
             if what:
                 message = f"The preload adapter {adapter.name!r} at {adapter.adapter_model_id}: {what}"
-                severity = "info" if subject.context.is_xlora else severity  # X-LoRA does not load them
+                severity: Severity = "info" if subject.context.is_xlora else weight  # X-LoRA does not load them
                 yield _finding(rule, severity, message, "preload_adapters", [index], None, "adapter_model_id")
 
 
