@@ -25,7 +25,7 @@ class _Job(QRunnable):
         problem: Exception | None = None
         try:
             result = self._work()
-        except Exception as error:  # whatever it is belongs to the one who asked, not to the pool
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to the one who asked, not to the pool
             problem = error
             log_defect(logger, "A background job", error)
         with contextlib.suppress(RuntimeError):  # the window is gone, and with it the one who asked

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         started = time.perf_counter()
         try:
             outcome, detail = "ok", check()
-        except Exception as problem:  # whatever is missing in an installation: the report is the point
+        except Exception as problem:  # noqa: BLE001 - whatever is missing in an installation: the report is the point
             log_defect(logger, f"The check {name}", problem)
             outcome, detail = "FAILED", f"{type(problem).__name__}: {problem}"
             failed += 1

@@ -42,7 +42,7 @@ class Entry:
         """The entry of a record, without keys, tokens and quoted values."""
         try:
             text = record.getMessage()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the log cannot log its own failure
             text = f"A line of the log could not be made, at {record.module}:{record.lineno}."
         if not is_ours(record.name):
             text = without_values(text)

@@ -42,7 +42,7 @@ def describe(error: BaseException) -> str:
         return f"{name}: (its message is left out: it may quote a conversation)"
     try:
         text = str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the log cannot log its own failure
         return f"{name}: (it has no message that can be read)"
     return f"{name}: {without_values(text)}" if text else name
 

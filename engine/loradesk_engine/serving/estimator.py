@@ -67,7 +67,7 @@ class Estimator:
             event: Event
             try:
                 event = MemoryEstimated(settings, estimate(settings, previous=previous, hub=hub), command.tag)
-            except Exception as problem:  # whatever is wrong with the files, the next estimate must be possible
+            except Exception as problem:  # noqa: BLE001 - whatever is wrong with the files, the next estimate must be possible
                 log_defect(logger, "An estimate", problem)
                 event = EstimateFailed(settings, Problem.of(problem), command.tag)
             if not self._ended:

@@ -167,7 +167,7 @@ class EngineWorker:
     def _step(self, engine: EngineCore) -> None:
         try:
             self._emit(*engine.step())
-        except Exception as problem:  # a fault of ours: the requests are lost, the thread and the model must not be
+        except Exception as problem:  # noqa: BLE001 - a fault of ours: the requests are lost, the thread and the model must not be
             log_defect(logger, "A step of the engine", problem)
             self._emit(*engine.end_all(problem))
         self._measure_memory(idle=not engine.busy)
@@ -192,7 +192,7 @@ class EngineWorker:
         self._emit(WorkerReady(torch.__version__, available_devices(), time.perf_counter() - started))
         try:
             logger.info("Machine: %s", "; ".join(f"{name} {fact}" for name, fact in machine_facts().items()))
-        except Exception as problem:  # a driver that cannot be asked must not end the engine
+        except Exception as problem:  # noqa: BLE001 - a driver that cannot be asked must not end the engine
             log_defect(logger, "Describing the machine", problem)
 
     def _next_command(self) -> Command | _LoadDone | None:
@@ -263,7 +263,7 @@ class EngineWorker:
                     self._emit(replace(self._need_engine().add_adapter(adapter), tag=command.tag))
                 case RemoveAdapter(name):
                     self._emit(replace(self._need_engine().remove_adapter(name), tag=command.tag))
-        except Exception as problem:  # whatever a command does wrong, the thread and the model stay
+        except Exception as problem:  # noqa: BLE001 - whatever a command does wrong, the thread and the model stay
             log_defect(logger, f"The command {type(command).__name__.lstrip('_')}", problem)
             self._emit(self._failure(command, problem))
 
@@ -285,7 +285,7 @@ class EngineWorker:
     def _submit(self, request: ChatRequest | CompletionRequest) -> None:
         try:
             self._need_engine().submit(request)
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - log_defect logs it
             log_defect(logger, "Taking a request", problem)
             self._emit(RequestFailed(request.request_id, Problem.of(problem)))
         else:
@@ -325,7 +325,7 @@ class EngineWorker:
             progress("Starting", 0.0)
             engine = EngineCore.load(job.command.settings, progress, previous=previous)
             self._commands.put(_LoadDone(job, engine, None))
-        except BaseException as problem:
+        except BaseException as problem:  # noqa: BLE001 - log_defect logs it
             log_defect(logger, "A load", problem)
             self._commands.put(_LoadDone(job, None, problem))
 

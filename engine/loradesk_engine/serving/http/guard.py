@@ -111,7 +111,7 @@ class Guard:
             await self.app(scope, _replay(body, receive), outgoing)
         except ClientGoneError:
             raise
-        except Exception as problem:  # a fault of ours: the client learns no more than that
+        except Exception as problem:  # noqa: BLE001 - a fault of ours: the client learns no more than that
             log_defect(logger, "Answering over HTTP", problem)
             outgoing.record.code = "internal"
             outgoing.record.note = f"{type(problem).__name__}: {problem}"

@@ -47,7 +47,7 @@ async def _ended(future: asyncio.Future[Any]) -> None:
         await future
     except asyncio.CancelledError:
         pass
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001 - log_defect logs it
         if not isinstance(problem, Refusal | ClientGoneError):
             log_defect(logger, "Ending an answer", problem)
 
