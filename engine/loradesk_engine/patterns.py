@@ -1,4 +1,5 @@
-"""Regular expressions that a file brings along: matched within a limit of time, since a few characters can take years.
+"""Regular expressions that a file brings along: matched within a limit of processor time, since a few characters can
+take years.
 
 `re` cannot be interrupted and holds all of Python while it matches; the `regex` package reads the same syntax and takes
 a timeout.
@@ -6,6 +7,7 @@ a timeout.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -20,7 +22,7 @@ class PatternError(ValueError):
 
 
 class Matcher:
-    """Matches patterns of one file; all of them together may take `seconds`."""
+    """Matches patterns of one file; all of them together may take `seconds` of the thread's processor time."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._left = seconds
@@ -39,16 +41,16 @@ class Matcher:
         return self._run(pattern, text, "fullmatch")
 
     def _run(self, pattern: str, text: str, method: str) -> Any:
-        started = time.monotonic()
-        compiled = self._compile(pattern)
+        started = time.thread_time()
         try:
-            if self._left <= 0:
-                raise TimeoutError
-            return getattr(compiled, method)(text, timeout=self._left)
-        except TimeoutError:
-            raise PatternError("The pattern takes too long to match.") from None
+            compiled = self._compile(pattern)
+            while (left := self._left - (time.thread_time() - started)) > 0:
+                # the package counts the processor time of the whole process, which other threads may have spent
+                with contextlib.suppress(TimeoutError):
+                    return getattr(compiled, method)(text, timeout=left)
+            raise PatternError("The pattern takes too long to match.")
         finally:
-            self._left -= time.monotonic() - started
+            self._left -= time.thread_time() - started
 
     def _compile(self, pattern: str) -> Any:
         compiled = self._compiled.get(pattern)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TypeVar
@@ -15,9 +14,10 @@ from loradesk_engine.commands import Message
 from loradesk_engine.errors import TemplateError
 from loradesk_engine.formats.sandbox import Sandbox
 from loradesk_engine.formats.sandbox_sizes import MAX_CHARACTERS, TooMuch, size_of
+from loradesk_engine.processor_time import ProcessorTimeLimit
 
 MAX_TEMPLATE_CHARACTERS = 500_000
-MAX_SECONDS = 2.0
+MAX_SECONDS = 2.0  # of processor time: a busy machine must not stop a good template
 LIBRARIES = ("jinja2", "json", "markupsafe", "string")  # whose code a template runs
 PYTHON_ERRORS = (
     ArithmeticError,
@@ -120,7 +120,7 @@ def _within_time(produce: Callable[[], Made], *, calls_only: bool = False) -> Ma
         calls_only: look at the clock where a function begins, as is enough for what loops only over the source. Else it
             is looked at on every line too, and on every operation of the template itself, which may all be on one line.
     """
-    deadline = time.monotonic() + MAX_SECONDS
+    limit = ProcessorTimeLimit(MAX_SECONDS)
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         if not _is_rendering(frame):
@@ -128,8 +128,8 @@ def _within_time(produce: Callable[[], Made], *, calls_only: bool = False) -> Ma
         if event == "exception" and argument[0] is GeneratorExit:
             frame.f_trace_lines = frame.f_trace_opcodes = False  # the generator is being ended
             return trace
-        if event in _looks(frame) and time.monotonic() > deadline:
-            raise TooMuch(f"It takes longer than {MAX_SECONDS:g} seconds.")
+        if event in _looks(frame) and limit.is_over():
+            raise TooMuch(f"It takes longer than {MAX_SECONDS:g} seconds of processor time.")
         frame.f_trace_opcodes = _is_template(frame)
         return None if calls_only or frame.f_code is size_of.__code__ else trace
 
