@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
+from support.clock import PATIENCE
 from support.pool_trace import traced_pool  # noqa: F401 - a fixture
+from support.qt import delete_widgets
 
 from loradesk_app.engine_client import EngineClient
 from loradesk_app.main_window import MainWindow
@@ -353,12 +354,11 @@ def make_window(
     yield make
     for window in windows:
         if not window._closed:
-            with qtbot.waitSignal(window.closed_down, timeout=20_000):
+            with qtbot.waitSignal(window.closed_down):
                 window.close()
-        window.background.wait(10)
+        window.background.wait(PATIENCE)
         window.deleteLater()
-    QApplication.processEvents()
-    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    delete_widgets()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loradesk")]
 
 

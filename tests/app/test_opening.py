@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.clock import PATIENCE
 
 from loradesk_app.__main__ import serve
 from loradesk_app.background import Background
@@ -206,7 +207,9 @@ def test_what_cannot_be_opened_is_told_in_the_window_also_during_a_load(make_win
 
 
 def test_open_events_of_macos_are_heard():
-    done = subprocess.run([sys.executable, "-c", FILE_OPEN], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FILE_OPEN], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
     assert done.stdout.split() == [str(Path("/a/model.gguf")), "0"]
 
 
@@ -225,7 +228,7 @@ def test_a_second_start_hands_over_to_the_first(window, worker, qtbot, tmp_path)
     )
     command = [sys.executable, "-c", code, str(conversation), str(DEMO / "base-q8_0.gguf")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        qtbot.waitUntil(lambda: len(worker.commands(Load)) == 2, timeout=30_000)
+        qtbot.waitUntil(lambda: len(worker.commands(Load)) == 2)
         assert other.stdout is not None
         assert other.stdout.read().strip() == "False"
     assert worker.commands(Load)[1].settings.base == str(DEMO / "base-q8_0.gguf")
@@ -275,4 +278,4 @@ def test_requests_that_make_no_sense_are_thrown_away(qtbot, tmp_path):
     assert seen.args == [OpenRequest("/a")]
     assert not list(requests.iterdir())
     instance.stop()
-    assert background.wait(10)
+    assert background.wait(PATIENCE)

@@ -38,9 +38,9 @@ def test_unsaved_work_on_an_ordering_file_survives_closing(make_window, qtbot, t
     document = window.editor.views[0].document
     qtbot.waitUntil(lambda: document.ordering.order == ("one",))
     document.add_name("two")
-    with qtbot.waitSignal(window.closed_down, timeout=20_000):
+    with qtbot.waitSignal(window.closed_down):
         window.close()
     assert json.loads(path.read_text(encoding="utf-8"))["order"] == ["one"]
 
     again = make_window()
-    qtbot.waitUntil(lambda: again.editor is not None and again.editor.isVisible(), timeout=20_000)
+    qtbot.waitUntil(lambda: again.editor is not None and again.editor.isVisible())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
+from support.clock import PATIENCE
 
 from loradesk_app.server.log_model import COL_DETAILS, COL_REQUEST, COL_SECONDS, COL_STATUS, LogModel
 from loradesk_app.server.snippets import LANGUAGES, snippet
@@ -22,8 +23,6 @@ from loradesk_engine.demo import demo_settings
 from loradesk_engine.events import CommandFailed, Problem
 from loradesk_engine.serving.http.record import RequestRecord
 from loradesk_engine.serving.worker import EngineWorker
-
-SECONDS = 60_000
 
 
 def free_port() -> int:
@@ -37,11 +36,11 @@ def served(qtbot, make_window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The window with the demo pack and a running server."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     window = make_window(worker=EngineWorker())
-    with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):
+    with qtbot.waitSignal(window.client.adapters_activated):
         window.load(demo_settings("xlora"))
     window.open_server()
     window.server_dialog.port.setValue(free_port())
-    with qtbot.waitSignal(window.server.started, timeout=SECONDS):
+    with qtbot.waitSignal(window.server.started):
         qtbot.mouseClick(window.server_dialog.toggle, Qt.MouseButton.LeftButton)
     return window
 
@@ -52,7 +51,7 @@ def call(dialog, body: dict, key: str | None):
     if key:
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(f"{dialog.url.text()}/chat/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return json.loads(answer.read())
 
 
@@ -63,7 +62,7 @@ def in_background(qtbot, window, work):
     """Run it off the GUI thread, so that the window lives on meanwhile."""
     found = []
     window.background.run(work, found.append, found.append)
-    qtbot.waitUntil(lambda: bool(found), timeout=SECONDS)
+    qtbot.waitUntil(lambda: bool(found))
     return found[0]
 
 
@@ -85,18 +84,18 @@ def test_start_ask_watch_and_stop(served, qtbot, tmp_path: Path):
     assert cells == ["401", "200"]
 
     address = dialog.url.text()
-    with qtbot.waitSignal(served.server.stopped, timeout=SECONDS):
+    with qtbot.waitSignal(served.server.stopped):
         qtbot.mouseClick(dialog.toggle, Qt.MouseButton.LeftButton)
     assert dialog.toggle.text() == "Start"
     assert not served.status.server.text()
-    gone = in_background(qtbot, served, lambda: urllib.request.urlopen(address, timeout=5))
+    gone = in_background(qtbot, served, lambda: urllib.request.urlopen(address, timeout=PATIENCE))
     assert isinstance(gone, urllib.error.URLError)
 
 
 def test_the_desk_and_the_server_share_the_model(served, qtbot):
     dialog, key = served.server_dialog, served.server_dialog.key.text()
     strip = next(strip for strip in served.adapters.strips if strip.name.text() == "arithmetic")
-    with qtbot.waitSignal(served.client.adapters_activated, timeout=SECONDS):
+    with qtbot.waitSignal(served.client.adapters_activated):
         qtbot.mouseClick(strip.switch, Qt.MouseButton.LeftButton)
     answer = in_background(qtbot, served, lambda: call(dialog, QUESTION, key))
     assert "42" not in answer["choices"][0]["message"]["content"]
@@ -149,10 +148,10 @@ def test_the_key_is_hidden_until_asked_for(served, qtbot):
 
 def test_closing_the_window_stops_the_server(served, qtbot):
     address = served.server_dialog.url.text()
-    with qtbot.waitSignal(served.closed_down, timeout=20_000):
+    with qtbot.waitSignal(served.closed_down):
         served.close()
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(address, timeout=5)
+        urllib.request.urlopen(address, timeout=PATIENCE)
 
 
 def test_a_port_in_use_is_said_and_the_window_lives_on(qtbot, window, tmp_path, monkeypatch):
@@ -162,7 +161,7 @@ def test_a_port_in_use_is_said_and_the_window_lives_on(qtbot, window, tmp_path, 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         window.server_dialog.port.setValue(taken.getsockname()[1])
-        with qtbot.waitSignal(window.server.failed, timeout=SECONDS):
+        with qtbot.waitSignal(window.server.failed):
             qtbot.mouseClick(window.server_dialog.toggle, Qt.MouseButton.LeftButton)
     assert window.server_dialog.problem.isVisible()
     assert "port" in window.server_dialog.problem.sentence.text()
@@ -195,7 +194,7 @@ def test_the_window_shows_what_counts_now(served, qtbot):
         qtbot.waitUntil(lambda hidden=hidden: dialog.table.isColumnHidden(COL_SECONDS) == hidden)
         header = dialog.table.horizontalHeader()
         assert header.sectionSize(COL_REQUEST) > 100
-    with qtbot.waitSignal(served.server.stopped, timeout=SECONDS):
+    with qtbot.waitSignal(served.server.stopped):
         qtbot.mouseClick(dialog.toggle, Qt.MouseButton.LeftButton)
     assert dialog.port.isVisible()
     assert not dialog.url.isVisible()

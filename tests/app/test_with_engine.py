@@ -13,8 +13,6 @@ from loradesk_engine.demo import demo_settings
 from loradesk_engine.events import LoadFailed
 from loradesk_engine.serving.worker import EngineWorker
 
-SECONDS = 60_000  # milliseconds that a load or an answer may take on a busy machine
-
 
 @pytest.fixture
 def real_window(qtbot, make_window):
@@ -22,7 +20,7 @@ def real_window(qtbot, make_window):
 
     def make(settings: LoadSettings) -> MainWindow:
         window = make_window(worker=EngineWorker())
-        with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):
+        with qtbot.waitSignal(window.client.adapters_activated):
             window.load(settings)
         window.chat.set_sampling({"temperature": 0.0}, "")  # the same answers every time
         return window
@@ -34,7 +32,7 @@ def ask(window: MainWindow, qtbot, text: str) -> str:
     """Type a message, press Enter, wait for the answer."""
     window.chat.composer.edit.setFocus()
     qtbot.keyClicks(window.chat.composer.edit, text)
-    with qtbot.waitSignal(window.client.request_finished, timeout=SECONDS) as finished:
+    with qtbot.waitSignal(window.client.request_finished) as finished:
         qtbot.keyClick(window.chat.composer.edit, Qt.Key.Key_Return)
     return finished.args[0].text
 
@@ -45,7 +43,7 @@ def strip(window: MainWindow, name: str):
 
 def toggle(window: MainWindow, qtbot, name: str) -> None:
     """Click an adapter's switch, and wait until the engine has it: a message sent at once may begin without it."""
-    with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):
+    with qtbot.waitSignal(window.client.adapters_activated):
         qtbot.mouseClick(strip(window, name).switch, Qt.MouseButton.LeftButton)
 
 
@@ -71,7 +69,7 @@ def test_a_message_is_answered_a_toggle_changes_the_next_answer_and_the_plot_mov
 def test_modes_are_switched_with_the_conversation_kept(real_window, qtbot):
     window = real_window(demo_settings("xlora"))
     assert "Tokyo" in ask(window, qtbot, "What is the capital of Japan?")
-    with qtbot.waitSignal(window.client.model_loaded, timeout=SECONDS):
+    with qtbot.waitSignal(window.client.model_loaded):
         qtbot.mouseClick(window.header.modes.button("lora"), Qt.MouseButton.LeftButton)
     assert "Rome" not in ask(window, qtbot, "What is the capital of Italy?")
     toggle(window, qtbot, "capitals")
@@ -97,7 +95,7 @@ def test_a_load_that_fails_shows_the_file_and_the_model_goes_on(real_window, qtb
         culprit = tmp_path / "ordering.json"
         culprit.write_text('{"base_model_id": "x", "order": [', encoding="utf-8")
         settings = LoadSettings(base=str(broken), mode="lora", ordering=str(culprit))
-    with qtbot.waitSignal(window.client.load_failed, timeout=SECONDS) as failed:
+    with qtbot.waitSignal(window.client.load_failed) as failed:
         window.load(settings)
     event: LoadFailed = failed.args[0]
     assert event.model_kept

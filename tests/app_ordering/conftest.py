@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
+from support.clock import PATIENCE
 from support.pool_trace import traced_pool  # noqa: F401 - a fixture
+from support.qt import delete_widgets
 
 from loradesk_app.ordering.document import Document
 from loradesk_app.ordering.document_view import DocumentView
@@ -90,10 +91,9 @@ def make_window(qtbot: Any, theme: Theme, tmp_path: Path) -> Iterator[Callable[.
     yield make
     for window in windows:
         window.shut_down()
-        window.readers.wait(10)
+        window.readers.wait(PATIENCE)
         window.deleteLater()
-    QApplication.processEvents()
-    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    delete_widgets()
 
 
 @pytest.fixture

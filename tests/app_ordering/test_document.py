@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.clock import PATIENCE
 
 from loradesk_app.background import Background
 from loradesk_app.ordering.analysis import State, positions, problem_position, state_of
@@ -31,7 +32,7 @@ def on_disk(qtbot, xlora):
     data = Path(xlora).read_bytes()
     document = Document(background, state_of(data.decode()), path=xlora, on_disk=data)
     yield document
-    background.wait(5)
+    background.wait(PATIENCE)
     document.deleteLater()
 
 

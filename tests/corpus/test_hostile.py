@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import shutil
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 from support import tiny
-from support.limits import CPU_SECONDS, limited_memory
+from support.clock import PATIENCE
+from support.limits import cheap_reading
 
 from loradesk_engine.commands import Message
 from loradesk_engine.errors import (
@@ -287,33 +287,27 @@ def gguf_file(path: Path, tokens: list[str], types: list[int], kind: str) -> Pat
 def test_a_vocabulary_of_every_run_of_a_letter(tmp_path: Path) -> None:
     """3,000 pieces in 4.5 MB: every cut of every piece is a merge, 4.5 million of them, 18 GB."""
     path = gguf_file(tmp_path / "m.gguf", ["a" * size for size in range(1, 3001)], [1] * 3000, "llama")
-    started = time.process_time()
-    with limited_memory(path.stat().st_size), pytest.raises(FileFormatError, match="merges, our limit") as caught:
+    with cheap_reading(path), pytest.raises(FileFormatError, match="merges, our limit") as caught:
         gguf_tokenizer(read_gguf(path).metadata, path)
     assert (caught.value.file, caught.value.field) == (str(path), "tokenizer.ggml.tokens")
-    assert time.process_time() - started < CPU_SECONDS
 
 
 def test_a_vocabulary_that_is_just_within_the_limit(tmp_path: Path) -> None:
     """As many merges as are read at most cost no more memory than other files do."""
     tokens = [f"{chr(0x4E00 + run)}" * size for run in range(1000) for size in range(1, 18)]
     path = gguf_file(tmp_path / "m.gguf", tokens, [1] * len(tokens), "llama")
-    started = time.process_time()
-    with limited_memory(path.stat().st_size):
+    with cheap_reading(path):
         tokenizer = gguf_tokenizer(read_gguf(path).metadata, path)
     assert tokenizer.token_text(16_999) == tokens[-1]
-    assert time.process_time() - started < CPU_SECONDS
 
 
 def test_tens_of_thousands_of_control_tokens(tmp_path: Path) -> None:
     """The library prepares its search at every call: one for each token is quadratic, 23 s for half as many."""
     tokens = ["a", "b", "ab", *(f"<|{number}|>" for number in range(25_600))]
     path = gguf_file(tmp_path / "m.gguf", tokens, [1, 1, 1, *[3] * 25_600], "gpt2")
-    started = time.process_time()
-    with limited_memory(path.stat().st_size):
+    with cheap_reading(path):
         tokenizer = gguf_tokenizer(read_gguf(path).metadata, path)
         assert tokenizer.encode("<|25599|>ab<|0|>") == [25_602, 2, 3]
-    assert time.process_time() - started < CPU_SECONDS
 
 
 def test_stacks_of_experts_that_are_not_there(tmp_path: Path) -> None:
@@ -334,11 +328,9 @@ def test_stacks_of_experts_that_are_not_there(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    started = time.process_time()
-    with limited_memory(path.stat().st_size), pytest.raises(FileFormatError) as caught:
+    with cheap_reading(path), pytest.raises(FileFormatError) as caught:
         read_base(path)
     assert (caught.value.file, caught.value.field) == (str(path), "blk.0.ffn_gate_exps.weight")
-    assert time.process_time() - started < CPU_SECONDS
 
 
 # --- numbers and names ------------------------------------------------------------------------------------------------
@@ -414,7 +406,7 @@ def test_json_that_is_none(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-@pytest.mark.timeout(10)  # it would wait for a writer for ever
+@pytest.mark.timeout(PATIENCE)  # it would wait for a writer for ever
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_pipes_and_devices_are_not_waited_for(base: Path, tmp_path: Path, name: str, kind: str) -> None:

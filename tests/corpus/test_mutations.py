@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support import tiny
+from support.clock import processor_time
 from support.limits import CPU_SECONDS, limited_memory
 from support.mutations import VALUES, damaged
 
@@ -160,25 +160,23 @@ def _decoder(folder: Path) -> Any:
 
 def outcome(load: Callable[[], object], note: str, names: tuple[str, ...]) -> str:
     """`loaded` or `refused`; anything else fails the test and says which damage it was."""
-    started = time.process_time()
     refusal: LoradeskError | None = None
-    try:
-        load()
-        result = "loaded"
-    except LoradeskError as problem:
-        result, refusal = "refused", problem
-    except KeyboardInterrupt:
-        raise
-    except BaseException as problem:
-        raise AssertionError(f"{note}: {type(problem).__name__}: {str(problem)[:300]}") from problem
+    with processor_time(CPU_SECONDS, note):
+        try:
+            load()
+            result = "loaded"
+        except LoradeskError as problem:
+            result, refusal = "refused", problem
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
+            raise AssertionError(f"{note}: {type(problem).__name__}: {str(problem)[:300]}") from problem
     if refusal is not None:
         assert refusal.file is not None, f"{note}: {refusal!r} names no file"
         assert any(name in refusal.file for name in names), f"{note}: {refusal!r} names another file"
         # what the format has fields for names one; a file that is not there has none
         assert refusal.field or not os.path.isfile(refusal.file), f"{note}: {refusal!r} names no field"
         assert len(str(refusal)) < 5000, f"{note}: a message of {len(str(refusal)):,} characters"
-    seconds = time.process_time() - started
-    assert seconds < CPU_SECONDS, f"{note}: {seconds:.1f} s"
     return result
 
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 from peft import PeftModel
 from support import gguf_files, tiny
+from support.clock import PATIENCE
 
 from loradesk_engine.bench import worker
 from loradesk_engine.bench.engine_contender import greedy, timed_answer
@@ -232,7 +233,7 @@ def test_a_peer_that_is_not_installed_is_left_out(tiny_gguf: Path, tmp_path: Pat
 
 def test_the_worker_says_that_its_peer_is_not_installed() -> None:
     bare = [sys.executable, "-I", "-S", worker.__file__, "mistralrs"]  # without installed packages
-    done = subprocess.run(bare, input="", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(bare, input="", capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert json.loads(done.stdout)["problem"].startswith("mistralrs is not installed there")
 

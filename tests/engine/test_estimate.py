@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from support import gguf_files, tiny
+from support.clock import PATIENCE
 
 from loradesk_engine.cli import main
 from loradesk_engine.commands import AdapterSource, Estimate, Load, LoadSettings
@@ -162,7 +163,7 @@ def test_the_worker_answers_between_other_work(zoo) -> None:  # type: ignore[no-
 
         def wait(kind: type) -> object:
             while not isinstance(seen[-1] if seen else None, kind):
-                seen.append(events.get(timeout=60))
+                seen.append(events.get(timeout=PATIENCE))
             return seen[-1]
 
         worker.send(Estimate(good))

@@ -8,12 +8,14 @@ import struct
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import HfApi
 from support import gguf_files, tiny
+from support.clock import PATIENCE
 from support.hub_server import FakeHub
 
 from loradesk_engine.cli import main
@@ -242,6 +244,8 @@ def test_a_file_system_without_holes_is_left_alone(hub: FakeHub, large: Large, m
 
 
 def test_the_hub_is_asked_once(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(hub_headers, "time", clock)
     headers = HubHeaders()
     estimate(LoadSettings(base="people/tiny"), hub=headers)
     count = len(hub.asked)
@@ -255,7 +259,7 @@ def test_the_hub_is_asked_once(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) ->
             estimate(LoadSettings(base="people/nobody"), hub=headers)
     assert caught.value.file == "people/nobody"
     assert sum("people/nobody" in path for _, path in hub.asked) == 1
-    monkeypatch.setattr(hub_headers.time, "monotonic", lambda now=hub_headers.time.monotonic: now() + 60)
+    clock.now += 60
     with pytest.raises(HubError):
         estimate(LoadSettings(base="people/nobody"), hub=headers)
     assert sum("people/nobody" in path for _, path in hub.asked) == 2
@@ -294,7 +298,7 @@ def test_the_hub_is_left_alone_unless_it_may_be_asked(hub: FakeHub, ask: bool) -
     worker.start()
     try:
         worker.send(Estimate(LoadSettings(base="people/tiny"), ask_hub=ask))
-        while not isinstance(event := events.get(timeout=60), MemoryEstimated | EstimateFailed):
+        while not isinstance(event := events.get(timeout=PATIENCE), MemoryEstimated | EstimateFailed):
             pass
         assert isinstance(event, MemoryEstimated) == ask
         assert bool(hub.asked) == ask

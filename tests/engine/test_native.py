@@ -9,7 +9,6 @@ import ctypes
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.clock import pause
 from torch import Tensor
 
 from loradesk_engine.formats.gguf import BLOCKS
@@ -795,5 +795,5 @@ def test_work_is_taken_up_again_after_a_rest(functions: ctypes.CDLL, monkeypatch
     expected = matrix(x)
     for threads in (2, 5, 3, 1, 4):
         monkeypatch.setattr(library, "threads", threads)
-        time.sleep(0.02)
+        pause(0.02)
         assert all(same(matrix(x), expected) for _ in range(20))

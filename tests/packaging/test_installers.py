@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from bundling import icons, linux, macos, xwd
 from bundling.project import ICON_SIZES, PACKAGING, ROOT, project, version
+from support.clock import PATIENCE
 
 MIME = "{http://www.freedesktop.org/standards/shared-mime-info}"
 SCRIPTS = sorted(PACKAGING.rglob("*.sh"))
@@ -24,7 +25,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("icons")
     # A process of its own: pytest-qt's application must be the first of this one.
     code = "import sys; from pathlib import Path; from bundling import icons; icons.render(Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=PACKAGING, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=PACKAGING, check=True, timeout=PATIENCE)
     return folder
 
 
@@ -115,7 +116,7 @@ def test_glibc_version_is_read_from_the_libraries(tmp_path: Path) -> None:
 def test_scripts_parse(script: Path) -> None:
     first = script.read_text("utf-8").splitlines()[0]
     shell = "bash" if "bash" in first else "sh"
-    subprocess.run([shell, "-n", str(script)], check=True, timeout=20)
+    subprocess.run([shell, "-n", str(script)], check=True, timeout=PATIENCE)
 
 
 def install(*options: str, archive: Path, home: Path) -> str:
@@ -125,7 +126,7 @@ def install(*options: str, archive: Path, home: Path) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return done.stdout
 

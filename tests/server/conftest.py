@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import queue
-import time
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
 import pytest
+from support.clock import PATIENCE
 
-from loradesk_engine.commands import AdapterMode, Cancel, ChatRequest, Command, CompletionRequest, Load
+from loradesk_engine.commands import AdapterMode, Command, Load
 from loradesk_engine.demo import demo_settings
-from loradesk_engine.events import AdaptersActivated, Event, LoadFailed, RequestFinished, TokensGenerated
+from loradesk_engine.events import AdaptersActivated, Event, LoadFailed
+from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.serving.http import HttpServer, RequestRecord, ServerOptions
 from loradesk_engine.serving.worker import EngineWorker
 
@@ -22,31 +24,38 @@ MODEL = "Loradesk demo"
 
 
 class SpyWorker(EngineWorker):
-    """Notes when commands were sent."""
+    """Notes commands and events in their order, and can be held up between two steps.
+
+    Attributes:
+        journal: commands, each once it is queued, and events.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.sent: list[tuple[float, Command]] = []
+        self.journal: list[Command | Event] = []
+        self._go = threading.Event()
+        self._go.set()
 
     def send(self, command: Command) -> None:
-        self.sent.append((time.monotonic(), command))
         super().send(command)
+        self.journal.append(command)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Generates nothing meanwhile, so that what runs does not end, however fast the machine is."""
+        self._go.clear()
+        try:
+            yield
+        finally:
+            self._go.set()
 
-@dataclass
-class Watch:
-    """When the requests of a worker got their tokens and their end."""
+    def _emit(self, *events: Event) -> None:
+        self.journal.extend(events)
+        super()._emit(*events)
 
-    events: queue.SimpleQueue[Event]
-    tokens: dict[str, list[float]] = field(default_factory=dict)
-    ends: dict[str, float] = field(default_factory=dict)
-
-    def run(self) -> None:
-        while (event := self.events.get()) is not None:
-            if isinstance(event, TokensGenerated):
-                self.tokens.setdefault(event.request_id, []).append(time.monotonic())
-            elif isinstance(event, RequestFinished):
-                self.ends[event.request_id] = time.monotonic()
+    def _step(self, engine: EngineCore) -> None:
+        self._go.wait(PATIENCE)
+        super()._step(engine)
 
 
 @dataclass
@@ -65,12 +74,6 @@ class Stage:
         self.servers.append(server)
         return server
 
-    def requests(self) -> list[tuple[float, ChatRequest | CompletionRequest]]:
-        return [(when, c) for when, c in self.worker.sent if isinstance(c, ChatRequest | CompletionRequest)]
-
-    def cancels(self) -> dict[str, float]:
-        return {c.request_id: when for when, c in self.worker.sent if isinstance(c, Cancel)}
-
 
 def load(mode: AdapterMode) -> Stage:
     worker = SpyWorker()
@@ -79,7 +82,7 @@ def load(mode: AdapterMode) -> Stage:
     worker.send(Load(demo_settings(mode)))
     event: Event | None = None
     while not isinstance(event, AdaptersActivated):
-        event = events.get(timeout=60)
+        event = events.get(timeout=PATIENCE)
         assert not isinstance(event, LoadFailed), event
     worker.unsubscribe(events)
     return Stage(worker)
@@ -88,8 +91,8 @@ def load(mode: AdapterMode) -> Stage:
 def stage_of(mode: AdapterMode) -> Iterator[Stage]:
     stage = load(mode)
     yield stage
-    assert all(server.stop() for server in stage.servers)
-    assert stage.worker.close()
+    assert all(server.stop(PATIENCE) for server in stage.servers)
+    assert stage.worker.close(PATIENCE)
     assert not any(server.running for server in stage.servers)
 
 
@@ -112,7 +115,7 @@ def server(lora: Stage) -> HttpServer:
 @pytest.fixture
 def client(server: HttpServer) -> Iterator[httpx.Client]:
     """A client with the key."""
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client:
+    with client_of(server) as client:
         yield client
 
 
@@ -125,6 +128,11 @@ def idle(server: HttpServer, client: httpx.Client) -> Callable[[], int]:
         return int(next(line for line in lines if line.startswith("loradesk_generations_running ")).split()[1])
 
     return running
+
+
+def client_of(server: HttpServer) -> httpx.Client:
+    """A client with the key."""
+    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE)
 
 
 def chat(text: str, **fields: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import struct
 from typing import Any
 from urllib.parse import urlsplit
 
+from support.clock import PATIENCE
+
 from .conftest import KEY
 
 
@@ -15,7 +17,7 @@ def connect(url: str, buffer: int | None = None) -> socket.socket:
     """A connection to the server; `buffer`: bytes that the system keeps unread."""
     parts = urlsplit(url)
     link = socket.socket()
-    link.settimeout(20)
+    link.settimeout(PATIENCE)
     if buffer is not None:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     link.connect((parts.hostname or "", parts.port or 80))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from support.clock import PATIENCE, pause
 
 from loradesk_engine.commands import Activate, Cancel, ChatRequest, Message, Sampling
 from loradesk_engine.serving.http import HttpServer
 from loradesk_resources import resource_path
 
-from .conftest import KEY, MODEL, Stage, chat
+from .conftest import MODEL, Stage, chat, client_of
 
 QUESTION = "What is 17 + 25?"
 
@@ -89,7 +89,7 @@ def test_loading_and_unloading_as_in_vllm(lora: Stage, tmp_path: Path) -> None:
     (root / "link").symlink_to(outside)
     (root / "broken").mkdir()
     server = lora.serve(adapter_roots=(str(root),))
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client:
+    with client_of(server) as client:
 
         def load(name: str, path: str) -> httpx.Response:
             return client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": path})
@@ -144,7 +144,7 @@ def test_every_client_gets_the_answer_to_its_own_command(lora: Stage, tmp_path: 
             lora.worker.send(Activate({"json": 0.5}))
 
     def ask(number: int) -> None:
-        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as mine:
+        with client_of(server) as mine:
             for turn in range(10):
                 good = (number + turn) % 2 == 0
                 # it is the engine that finds no adapter in the folder
@@ -160,9 +160,9 @@ def test_every_client_gets_the_answer_to_its_own_command(lora: Stage, tmp_path: 
     for thread in (toggler, *threads):
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     stop.set()
-    toggler.join(10)
+    toggler.join(PATIENCE)
     assert not wrong
 
 
@@ -178,19 +178,19 @@ def test_two_clients_with_different_adapters_and_two_who_toggle(
     stop = threading.Event()
 
     def ask(name: str) -> None:
-        with httpx.Client(base_url=server.url, headers=client.headers, timeout=60) as mine:
+        with httpx.Client(base_url=server.url, headers=client.headers, timeout=PATIENCE) as mine:
             for _ in range(4):
                 mixed = text_of(mine, adapters={name: 0.5, "bard": 1.0}, **long)
                 found[name].append((text_of(mine, model=name, **long), mixed))
 
     def toggle() -> None:
         nonlocal toggles
-        with httpx.Client(base_url=server.url, headers=client.headers, timeout=60) as mine:
+        with httpx.Client(base_url=server.url, headers=client.headers, timeout=PATIENCE) as mine:
             while not stop.is_set():
                 chosen = [["bard"], [], ["json", "capitals"], ["arithmetic"]][toggles % 4]
                 assert mine.post("/activate_adapters", json={"adapter_names": chosen}).status_code == 200
                 toggles += 1
-                time.sleep(0.01)
+                pause(0.01)
 
     def window() -> None:
         """The chat pane answers in the same batch with the adapters of the moment, while its faders move."""
@@ -207,10 +207,10 @@ def test_two_clients_with_different_adapters_and_two_who_toggle(
     for thread in (*togglers, *askers):
         thread.start()
     for thread in askers:
-        thread.join(120)
+        thread.join(PATIENCE)
     stop.set()
     for thread in togglers:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert toggles > 10
     for name in names:
         assert found[name] == [(alone[name], both[name])] * 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from support.clock import PATIENCE
 
 from loradesk_engine.serving.http import HttpServer, ServerOptions
 from loradesk_engine.serving.http.app import build_app
@@ -15,7 +15,7 @@ from loradesk_engine.serving.http.feed import Feed
 from loradesk_engine.serving.http.metrics import Metrics
 from loradesk_engine.serving.worker import EngineWorker
 
-from .conftest import KEY, MODEL, stage_of
+from .conftest import KEY, MODEL, client_of, stage_of
 
 
 def description() -> dict[str, object]:
@@ -39,7 +39,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
 def send(case: schemathesis.Case, server: HttpServer, *, real_model: bool) -> None:
     if real_model and isinstance(case.body, dict) and "model" in case.body:
         case.body["model"] = MODEL  # past the first check
-    answer = case.call(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
+    answer = case.call(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE)
     assert answer.status_code < 500, (case.method, case.path, case.body, answer.text)
     if answer.status_code >= 400:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
@@ -65,7 +65,7 @@ def test_no_server_errors_in_a_long_run(case: schemathesis.Case, small: HttpServ
 
 
 def test_the_server_is_well_after_all_that(small: HttpServer) -> None:
-    with httpx.Client(base_url=small.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+    with client_of(small) as client:
         metrics = client.get("/metrics").text
         assert 'status="500"' not in metrics
         assert client.post("/activate_adapters", json={"adapter_names": []}).status_code == 200

@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from support.clock import PATIENCE
 
 from loradesk_engine.serving.http import HttpServer, ServerOptions
 from loradesk_engine.serving.http.guard import Guard
 from loradesk_engine.serving.http.metrics import Metrics
 
-from .conftest import KEY, Stage, chat
+from .conftest import KEY, Stage, chat, client_of
 
 PORT = 8357
 LISTED = "https://desk.example"
@@ -117,7 +118,7 @@ async def _ask(guard: Guard, method: str, given: dict[str, str | None]) -> tuple
 def test_the_same_over_the_wire(server: HttpServer) -> None:
     port = server.url.rpartition(":")[2]
     good = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         assert client.get("/v1/models", headers=good).status_code == 200
         for host in (f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{int(port) + 1}"):
             assert client.get("/v1/models", headers={**good, "Host": host}).status_code == 403
@@ -129,7 +130,7 @@ def test_the_same_over_the_wire(server: HttpServer) -> None:
 
 
 def routes(server: HttpServer) -> list[tuple[str, str]]:
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+    with client_of(server) as client:
         paths = client.get("/openapi.json").json()["paths"]
     return [(method.upper(), path) for path, methods in paths.items() for method in methods] + [
         ("GET", "/docs"),
@@ -161,7 +162,7 @@ def test_every_route_needs_the_key(server: HttpServer, authorization: str | None
     tried = routes(server)
     assert len(tried) >= 18
     headers = [] if authorization is None else [("Authorization", authorization.encode("latin-1"))]
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         for method, path in tried:
             if path == "/health":
                 continue
@@ -172,7 +173,7 @@ def test_every_route_needs_the_key(server: HttpServer, authorization: str | None
 
 
 def test_the_documentation_opens_in_a_browser_with_the_key_as_password(server: HttpServer) -> None:
-    with httpx.Client(base_url=server.url, auth=("", KEY)) as client:
+    with httpx.Client(base_url=server.url, auth=("", KEY), timeout=PATIENCE) as client:
         page = client.get("/docs")
         assert page.status_code == 200
         assert "/v1/chat/completions" in page.text
@@ -183,7 +184,7 @@ def test_the_documentation_opens_in_a_browser_with_the_key_as_password(server: H
 
 def test_listed_origins_get_cors_headers(lora: Stage) -> None:
     server = lora.serve(allow_origins=(LISTED,))
-    with httpx.Client(base_url=server.url, headers={"Origin": LISTED}) as client:
+    with httpx.Client(base_url=server.url, headers={"Origin": LISTED}, timeout=PATIENCE) as client:
         asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-evil"}
         preflight = client.options("/v1/chat/completions", headers=asked)
         assert preflight.status_code == 200
@@ -202,7 +203,7 @@ def test_listed_origins_get_cors_headers(lora: Stage) -> None:
 
 def test_without_a_key_foreign_pages_are_still_kept_out(lora: Stage) -> None:
     server = lora.serve(key=None)
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         assert client.get("/v1/models").status_code == 200
         assert client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
         assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 403

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
-import httpx
 import openai
 import pytest
+from support.clock import wait_until
 
 from loradesk_engine.formats.tokenizer import read_tokenizer
 from loradesk_engine.serving.http import HttpServer
 from loradesk_resources import resource_path
 
-from .conftest import KEY, MODEL, Stage
+from .conftest import KEY, MODEL, Stage, client_of
 
 QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
 GREEDY = {"temperature": 0, "max_tokens": 60}
@@ -117,11 +116,9 @@ def test_of_several_prompts_a_refused_one_is_a_plain_error(ai: openai.OpenAI, se
         with pytest.raises(openai.BadRequestError) as caught:
             ai.completions.create(model=MODEL, prompt=prompts, stream=stream, **GREEDY)
         assert (caught.value.param, caught.value.code) == ("prompt", "context_length_exceeded")
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}) as plain:
-        deadline = time.monotonic() + 10
-        while "\nloradesk_generations_running 0\n" not in plain.get("/metrics").text:  # the others were cancelled
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    with client_of(server) as plain:
+        idle = "\nloradesk_generations_running 0\n"
+        wait_until(lambda: idle in plain.get("/metrics").text, "the end of the others, which were cancelled")
 
 
 def test_several_choices_with_a_seed(ai: openai.OpenAI) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.clock import PATIENCE
 
 from .conftest import KEY, chat
 
@@ -71,18 +72,22 @@ def test_it_prints_what_one_needs_and_stops_cleanly(tmp_path: Path) -> None:
         example = re.search(r"  (curl .*?)\nRoutes", printed, re.DOTALL)
         assert example is not None
         answer = subprocess.run(
-            ["sh", "-c", f"{example[1]} --silent"], capture_output=True, text=True, timeout=60, check=False
+            ["sh", "-c", f"{example[1]} --silent"], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert '"chat.completion"' in answer.stdout
-        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/v1/models", timeout=PATIENCE).status_code == 401
         endless = chat("hello", stream=True, max_tokens=1000, ignore_eos=True)
         with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=endless, headers={"Authorization": f"Bearer {key}"}
+            "POST",
+            f"{url}/v1/chat/completions",
+            json=endless,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=PATIENCE,
         ) as stream:
             lines = stream.iter_lines()  # kept: httpx closes the connection when the iterator goes
             next(lines)
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=20)
+            rest, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert rest.endswith("Stopped.\n")
         assert "Traceback" not in rest
@@ -93,9 +98,9 @@ def test_without_a_key(tmp_path: Path) -> None:
     with serving(tmp_path, "--no-key", "--quiet") as (url, printed, process):
         assert "every program of this machine" in printed
         assert not (tmp_path / "Loradesk").exists()
-        assert httpx.get(f"{url}/v1/models").status_code == 200
+        assert httpx.get(f"{url}/v1/models", timeout=PATIENCE).status_code == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_unsafe_wishes_are_refused_before_anything_is_loaded(
 ) -> None:
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
     done = subprocess.run(
-        command("--demo", *words), env=environment, capture_output=True, text=True, timeout=60, check=False
+        command("--demo", *words), env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 1
     assert message in done.stderr

@@ -7,11 +7,11 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+from support.clock import PATIENCE, wait_until
 
 from loradesk_engine.errors import FileFormatError, LoradeskError, RequestError
 from loradesk_engine.events import AdaptersActivated
@@ -19,7 +19,7 @@ from loradesk_engine.serving.http import HttpServer, ServerOptions
 from loradesk_engine.serving.http.keys import own_key
 from loradesk_engine.serving.worker import EngineWorker
 
-from .conftest import KEY, MODEL, Stage, chat
+from .conftest import KEY, MODEL, Stage, chat, client_of
 
 
 def test_importing_the_server_imports_no_torch() -> None:
@@ -28,14 +28,14 @@ def test_importing_the_server_imports_no_torch() -> None:
         "assert 'torch' not in sys.modules\n"
         "assert not [name for name in sys.modules if name.startswith('PySide6')]"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
 
 
 def test_a_server_leaves_no_threads(lora: Stage) -> None:
     before = set(threading.enumerate())
     server = lora.serve()
     assert server.running
-    assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{server.url}/health", timeout=PATIENCE).json() == {"status": "ok"}
     assert server.stop()
     assert not server.running
     assert server.stop()
@@ -76,7 +76,7 @@ def test_unsafe_options_are_refused(changes: dict[str, object], field: str) -> N
 def test_on_all_addresses_only_bare_addresses_are_hosts(lora: Stage) -> None:
     server = lora.serve(host="0.0.0.0", allow_remote=True, allow_hosts=("desk.example",))
     port = server.url.rpartition(":")[2]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
         for host, status in (
             (f"127.0.0.1:{port}", 200),
             (f"192.0.2.7:{port}", 200),
@@ -114,7 +114,7 @@ def test_without_a_model() -> None:
     worker.start()
     server.start()
     try:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
             assert client.get("/health").json() == {"status": "no model"}
             assert client.get("/v1/models").json() == {"object": "list", "data": []}
             assert client.get("/lora-adapters").json() == []
@@ -130,14 +130,14 @@ def test_without_a_model() -> None:
     late = HttpServer(worker, ServerOptions(port=0, key=None))  # the engine has ended long since
     late.start()
     try:
-        assert httpx.get(f"{late.url}/health").json() == {"status": "closed"}
+        assert httpx.get(f"{late.url}/health", timeout=PATIENCE).json() == {"status": "closed"}
     finally:
         assert late.stop()
 
 
 def test_metrics_count(lora: Stage) -> None:
     server = lora.serve()
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+    with client_of(server) as client:
         usage = client.post("/v1/chat/completions", json=chat("hello", max_tokens=7)).json()["usage"]
         client.post("/v1/chat/completions", json=chat("hello", max_tokens=-7))
         client.get("/made/up/by/a/client")
@@ -157,13 +157,11 @@ def test_metrics_count(lora: Stage) -> None:
 def test_the_log_has_no_texts_and_no_key(lora: Stage) -> None:
     server = lora.serve()
     seen = len(lora.records)
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+    with client_of(server) as client:
         client.post("/v1/chat/completions", json=chat("a secret", model="bard", max_tokens=5))
         client.get("/v1/models", headers={"Authorization": "Bearer wrong"})
-    deadline = time.monotonic() + 10
-    while len(lora.records) < seen + 2:  # a line is written when the answer's last byte has left
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    # a line is written when the answer's last byte has left
+    wait_until(lambda: len(lora.records) >= seen + 2, "the lines of both requests")
     answered, refused = lora.records[seen:]
     assert (answered.status, answered.model, answered.adapters) == (200, "bard", {"bard": 1.0})
     assert answered.completion_tokens == 5
@@ -178,10 +176,11 @@ def test_what_the_window_does_is_seen(lora: Stage, client: httpx.Client) -> None
     from loradesk_engine.commands import Activate
 
     lora.worker.send(Activate({"json": 0.5}))
-    deadline = time.monotonic() + 10
-    while {item["name"]: item["scale"] for item in client.get("/lora-adapters").json()}["json"] != 0.5:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+
+    def scale() -> float:
+        return {item["name"]: item["scale"] for item in client.get("/lora-adapters").json()}["json"]
+
+    wait_until(lambda: scale() == 0.5, "the window's weight")
     client.post("/activate_adapters", json={"adapter_names": []})
     assert lora.worker.standing[-1] == AdaptersActivated({})
 
@@ -189,7 +188,7 @@ def test_what_the_window_does_is_seen(lora: Stage, client: httpx.Client) -> None
 def test_a_server_knows_what_was_loaded_before_it(lora: Stage, client: httpx.Client) -> None:
     client.post("/lora-adapters", json=[{"id": 2, "scale": 0.5}])
     late = lora.serve()
-    with httpx.Client(base_url=late.url, headers={"Authorization": f"Bearer {KEY}"}) as other:
+    with client_of(late) as other:
         assert other.get("/health").json() == {"status": "ok"}
         assert other.get("/v1/models").json()["data"][0]["id"] == MODEL
         assert [item["scale"] for item in other.get("/lora-adapters").json()] == [0.0, 0.0, 0.5, 0.0]

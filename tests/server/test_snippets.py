@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.clock import PATIENCE
 
 from loradesk_engine.serving.http import HttpServer
 
@@ -24,7 +25,7 @@ def snippets(language: str) -> list[str]:
 
 def run(command: list[str], server: HttpServer) -> str:
     environment = {**os.environ, "LORADESK_URL": server.url, "LORADESK_KEY": KEY}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

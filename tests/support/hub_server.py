@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub.constants
 import pytest
 
+from support.clock import PATIENCE
+
 CHUNK = 2**16
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -158,7 +160,7 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                 self.send(path.name, data[:half])
                 if path.name in hub.stall:
                     self.wfile.flush()
-                    hub.stall[path.name].wait(30)
+                    hub.stall[path.name].wait(PATIENCE)
                 if path.name in hub.cut:
                     hub.cut.discard(path.name)
                     self.close_connection = True
