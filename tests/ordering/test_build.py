@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loradesk_engine.errors import ConfigError, OrderingError
@@ -181,7 +181,6 @@ FILES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(first=FILES, second=FILES)
 def test_no_differences_means_the_same_content(first: OrderingFile, second: OrderingFile) -> None:
     def content(ordering: OrderingFile) -> Any:

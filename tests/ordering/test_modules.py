@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -172,7 +172,6 @@ COMPONENTS = st.sampled_from(["model", "layers", "0", "1", "12", "q_proj", "proj
 PATHS = st.lists(COMPONENTS, min_size=1, max_size=6).map(".".join)
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     path=PATHS,
     targets=st.lists(PATHS, max_size=3),
