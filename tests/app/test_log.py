@@ -31,7 +31,6 @@ from loradesk_engine.log.levels import Levels
 from loradesk_engine.log.trail import Trail
 from loradesk_engine.serving.worker import EngineWorker
 
-SECONDS = 60_000
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 TRACE = 'Traceback (most recent call last):\n  File "loop.py", line 214, in step\nRuntimeError: an illegal access'
 
@@ -267,7 +266,7 @@ def test_a_report_is_saved_exactly_as_it_was_shown(window, log_window, tmp_path,
 
 
 def the_dialog(window, qtbot):
-    qtbot.waitUntil(lambda: window.log.dialog is not None, timeout=SECONDS)
+    qtbot.waitUntil(lambda: window.log.dialog is not None)
     dialog = window.log.dialog
     assert dialog.isVisible()
     qtbot.waitUntil(lambda: "Checking" not in dialog.chat_line.text())
@@ -329,7 +328,7 @@ def test_a_thread_leaves_a_traceback_and_a_dialog(window, trail, qtbot) -> None:
 @pytest.mark.parametrize("place", ["step", "activate"])
 def test_the_worker_leaves_a_traceback_and_a_dialog(make_window, trail, qtbot, monkeypatch, place) -> None:
     window = make_window(worker=EngineWorker(), trail=trail)
-    with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):
+    with qtbot.waitSignal(window.client.adapters_activated):
         window.load(demo_settings("lora"))
 
     def broken(*_arguments: object) -> None:
@@ -346,7 +345,7 @@ def test_the_worker_leaves_a_traceback_and_a_dialog(make_window, trail, qtbot, m
     assert "TypeError: a slip in the engine" in content(trail)
     assert "is still loaded" in dialog.model_line.text()
     monkeypatch.undo()
-    with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):  # so it is
+    with qtbot.waitSignal(window.client.adapters_activated):  # so it is
         window.client.send(Activate({"arithmetic": 1.0}))
 
 

@@ -21,7 +21,6 @@ from loradesk_engine.log.levels import Levels
 from loradesk_engine.log.trail import Trail
 from loradesk_engine.serving.worker import EngineWorker
 
-SECONDS = 60_000
 IN_WINDOW = "Zanzibar quokka, what is 17 + 25?"
 OVER_HTTP = "Timbuktu axolotl, what is the capital of Japan?"
 SYSTEM = "You are a cassowary."
@@ -46,12 +45,12 @@ def served(qtbot: Any, make_window: Any, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_TOKEN", PLAIN_TOKEN)
     with Trail("window", Levels(logging.DEBUG), folder=tmp_path / "log") as trail:
         window = make_window(worker=EngineWorker(), trail=trail)
-        with qtbot.waitSignal(window.client.adapters_activated, timeout=SECONDS):
+        with qtbot.waitSignal(window.client.adapters_activated):
             window.load(demo_settings("xlora"))
         window.chat.set_sampling({"temperature": 0.0}, SYSTEM)
         window.open_server()
         window.server_dialog.port.setValue(free_port())
-        with qtbot.waitSignal(window.server.started, timeout=SECONDS):
+        with qtbot.waitSignal(window.server.started):
             qtbot.mouseClick(window.server_dialog.toggle, Qt.MouseButton.LeftButton)
         yield window, trail
 
@@ -69,14 +68,14 @@ def post(url: str, path: str, body: bytes, key: str) -> int:
 
 def ask(window: Any, qtbot: Any, text: str, signal: Any) -> None:
     qtbot.keyClicks(window.chat.composer.edit, text)
-    with qtbot.waitSignal(signal, timeout=SECONDS):
+    with qtbot.waitSignal(signal):
         qtbot.keyClick(window.chat.composer.edit, Qt.Key.Key_Return)
 
 
 def in_background(qtbot: Any, window: Any, work: Any) -> Any:
     found: list[Any] = []
     window.background.run(work, found.append, found.append)
-    qtbot.waitUntil(lambda: bool(found), timeout=SECONDS)
+    qtbot.waitUntil(lambda: bool(found))
     return found[0]
 
 
@@ -136,7 +135,7 @@ def test_neither_keys_nor_tokens_nor_what_was_said_are_in_the_log(served, qtbot,
     in_background(qtbot, window, lambda: int(f"{API_KEY} {key}"))
 
     # Tokens of the hub, in a load that fails and in messages of libraries.
-    with qtbot.waitSignal(window.client.load_failed, timeout=SECONDS):
+    with qtbot.waitSignal(window.client.load_failed):
         window.load(LoadSettings(base=str(tmp_path / "gone"), token="kookaburra-token"))
     library = logging.getLogger("huggingface_hub.file_download")
     library.warning("denied: Authorization: Bearer %s, %s, %s, kookaburra-token", TOKEN, PLAIN_TOKEN, key)
