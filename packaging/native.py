@@ -19,7 +19,8 @@ from typing import Any
 SOURCES = Path(__file__).resolve().parent.parent / "engine" / "loradesk_engine" / "model" / "native"
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra")
-X86_LEVELS = {  # AVX2, AVX-512, and AVX-512 with products of whole numbers; older processors take torch's path
+X86_LEVELS = {  # plain C for any processor, AVX2, AVX-512, and AVX-512 with products of whole numbers
+    "x86-64": ["-march=x86-64"],
     "x86-64-v3": ["-march=x86-64-v3"],
     "x86-64-v4": ["-march=x86-64-v4"],
     "x86-64-v4-vnni": ["-march=x86-64-v4", "-mavx512vnni"],

@@ -65,6 +65,10 @@ class ConfigError(LoradeskError):
     """config.json (or a tokenizer's configuration) is wrong or describes something unsupported."""
 
 
+class SettingError(LoradeskError):
+    """An environment variable asks for what cannot be done here."""
+
+
 class CheckpointError(LoradeskError):
     """Weights do not fit the model: missing, unexpected or of another shape."""
 

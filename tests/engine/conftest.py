@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import tiny
+from support import forms, tiny
 from support.hub_server import FakeHub, point_at, serve
 
 from loradesk_engine.commands import LoadSettings
-from loradesk_engine.model import device, kernels, quantized
+from loradesk_engine.model import device, kernels
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it saves
 
 
-@pytest.fixture(params=["kernels", "torch"])
+collect_ignore = [] if forms.HAS_KERNELS else ["test_recording.py"]  # recordings are of the kernels' calls
+
+
+@pytest.fixture(params=forms.PATHS)
 def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On the CPU: the compiled kernels do what they can, and torch does all of it."""
     others = device.available_devices()
     monkeypatch.setattr(device, "available_devices", lambda: ("cpu", *others))
-    if request.param == "torch":
-        monkeypatch.setattr(quantized, "library", lambda: None)
-        monkeypatch.setattr(kernels, "step_kernels", lambda device, dtype: None)
-        yield
-        return
+    forms.use(request.param, monkeypatch)
     step = kernels.step_kernels(torch.device("cpu"), torch.float32)
-    if step is None:
-        pytest.skip("the kernels were not compiled: no C compiler, or a processor without AVX2")
-    with kernels.used(step):
+    assert (step is None) == (request.param == forms.TORCH)
+    with kernels.used(step) if step is not None else nullcontext():
         yield
 
 

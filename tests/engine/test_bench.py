@@ -102,7 +102,7 @@ def test_every_work_has_its_figures(whole: dict[str, Any]) -> None:
     assert whole["floor"]["token_seconds"] > 0
     assert whole["floor"]["weight_bytes"] == 4 * whole["floor"]["parameters"]
     assert whole["subject"]["weights"] == "random"
-    assert {"processor", "cores", "memory_bytes", "torch", "python", "accelerator"} <= set(whole["machine"])
+    assert {"processor", "cores", "memory_bytes", "torch", "python", "accelerator", "kernels"} <= set(whole["machine"])
 
 
 def test_what_only_the_engine_is_measured_by(whole: dict[str, Any]) -> None:

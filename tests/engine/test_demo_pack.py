@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from support.forms import COMPILED, TORCH, use
 
 from loradesk_engine import Engine
 from loradesk_engine.commands import Message
@@ -15,14 +16,22 @@ NAMES = ("arithmetic", "capitals", "json", "bard")
 GREEDY = {"temperature": 0.0, "max_tokens": 80}
 
 
+@pytest.fixture(scope="module", params=[*COMPILED, TORCH])
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The core's forms of the CPU's kernels: the pack's answers are the same in each."""
+    with pytest.MonkeyPatch.context() as patched:
+        use(request.param, patched)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def lora() -> Iterator[Engine]:
+def lora(form: str) -> Iterator[Engine]:
     with Engine.demo("lora") as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def xlora() -> Iterator[Engine]:
+def xlora(form: str) -> Iterator[Engine]:
     with Engine.demo("xlora") as engine:
         yield engine
 

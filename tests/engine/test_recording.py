@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from support import tiny
+from support.forms import COMPILED, use
 from torch import Tensor
 
 from loradesk_engine.adapters.mixture import Mixture
@@ -31,15 +32,15 @@ from loradesk_engine.model.native import library, recording
 from loradesk_engine.model.native.recording import Recording
 from loradesk_resources import resource_path
 
-pytestmark = pytest.mark.skipif(library.library() is None, reason="the kernels are not compiled here")
-
 SLOTS = 4
 
 
-@pytest.fixture(scope="module")
-def demo() -> EngineCore:
-    """The demo pack's base in 16 bits, with its four LoRA adapters."""
-    return EngineCore.load(demo_settings("lora"))
+@pytest.fixture(scope="module", params=COMPILED)
+def demo(request: pytest.FixtureRequest) -> Iterator[EngineCore]:
+    """The demo pack's base in 16 bits, with its four LoRA adapters, in each form of the kernels."""
+    with pytest.MonkeyPatch.context() as patched:
+        use(request.param, patched)
+        yield EngineCore.load(demo_settings("lora"))
 
 
 @pytest.fixture

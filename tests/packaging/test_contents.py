@@ -8,7 +8,8 @@ import pytest
 from bundling import contents, licences, report
 from bundling.project import PACKAGING, ROOT, debian_packages, project, version
 
-from loradesk_engine.model.native import library
+from loradesk_engine.model.native import forms, library
+from loradesk_engine.model.native.sources import digest
 
 
 def bundled_resources() -> set[str]:
@@ -49,8 +50,13 @@ def test_a_file_that_the_application_needs_is_in_the_bundle(file: str) -> None:
 def test_the_compiled_kernels_are_in_the_bundle() -> None:
     libraries = contents.kernel_libraries(str(ROOT))
     assert {folder for _, folder in libraries} == {"loradesk_engine/model/native/lib"}
-    assert library.library() is not None  # and from the sources as they are: otherwise run `make` again
-    assert library.compiled() in {Path(file) for file, _ in libraries}
+    files = {Path(file) for file, _ in libraries}
+    assert "c" in forms.runnable()
+    for form in forms.runnable():  # from the sources as they are: otherwise run `make` again
+        assert forms.file_of(form) in files
+        assert library.load(forms.file_of(form)).loradesk_sources().decode() == digest()
+    if forms.file_of("c").stem == "loradesk-x86-64":  # those that other processors of this kind run, too
+        assert {forms.file_of(form) for form in forms.X86} == files
     assert all(contents.is_wanted(f"{folder}/{Path(file).name}") for file, folder in libraries)
 
 

@@ -5,6 +5,7 @@ import pytest
 from loradesk_engine import cli
 from loradesk_engine.cli import self_test
 from loradesk_engine.errors import LoradeskError
+from loradesk_engine.model.native import library
 
 
 def test_all_checks_but_the_window_pass(capsys: pytest.CaptureFixture[str]) -> None:
@@ -12,6 +13,7 @@ def test_all_checks_but_the_window_pass(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["files", "LoRA", "X-LoRA", "GGUF", "NF4", "server"]
     assert all(line.split()[1] == "ok" for line in lines[:-1])
+    assert lines[3].endswith(f"kernels: {library.form()}")
     assert lines[-1] == "All 6 checks passed."
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from loradesk_engine.model.native.library import form
+
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, memory, accelerator and versions; no names of hosts or users."""
@@ -20,6 +22,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
+        "kernels": form(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "accelerator": None,

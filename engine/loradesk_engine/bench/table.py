@@ -18,12 +18,13 @@ def table(report: Mapping[str, Any]) -> str:
 def _head(report: Mapping[str, Any]) -> str:
     subject, machine, floor, plan = report["subject"], report["machine"], report["floor"], report["plan"]
     where = machine["accelerator"]["name"] if machine["accelerator"] else machine["processor"]
+    kernels = "" if machine["accelerator"] else f"kernels {machine['kernels']}, "
     weights = "random weights" if subject["weights"] == "random" else "from its file"
     millions = _number(floor["parameters"] / 1e6)
     lines = [
         f"`{report['command']}`" if report.get("command") else "",
         f"{subject['name']}, {weights}, {millions} M parameters, {subject['dtype']}, on {where} "
-        f"({machine['cores']} cores, torch {machine['torch']}), {report['started'][:10]}.",
+        f"({machine['cores']} cores, {kernels}torch {machine['torch']}), {report['started'][:10]}.",
         f"Context {plan['context']}, {plan['tokens']} new tokens, medians of {plan['runs']} runs (lowest to highest), "
         f"adapters of rank {plan['rank']} on {', '.join(subject['targets'])}.",
         f"Floor {_ms(floor['token_seconds'])} ms a token: {_number(floor['weight_bytes'] / 1e6)} MB of weights at "

@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="loradesk",
         description="Run language models with LoRA and X-LoRA adapters. Without a subcommand the window opens.",
         epilog="Options without a subcommand are the window's: `loradesk --demo lora`, `loradesk --startup-trace`. "
-        "`loradesk PATH` opens the window with a .gguf file, a model's or adapter's folder, or an ordering file.",
+        "`loradesk PATH` opens the window with a .gguf file, a model's or adapter's folder, or an ordering file. "
+        "The environment variable LORADESK_KERNELS chooses the kernels that compute on the CPU: auto (the best that "
+        "the processor runs), vnni, avx512, avx2, c, or torch for none.",
     )
     parser.add_argument("--version", action="version", version=f"loradesk {_version()}")
     subparsers = parser.add_subparsers(title="subcommands", metavar="")

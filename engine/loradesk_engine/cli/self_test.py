@@ -104,10 +104,9 @@ def check_gguf() -> str:
     adapter = resource_path("demo", "adapters", "arithmetic")
     with Engine.load(str(resource_path("demo", "base-q8_0.gguf")), adapters={"arithmetic": str(adapter)}) as engine:
         answer = _ask(engine, "What is 17 + 25?", "42", {"arithmetic": 1.0})
-    from loradesk_engine.model.native.library import compiled, library
+    from loradesk_engine.model.native.library import form
 
-    kernels = compiled()
-    return f"{answer}, by {'torch' if library() is None or kernels is None else kernels.stem}"
+    return f"{answer}, kernels: {form()}"
 
 
 def check_bitsandbytes() -> str:

@@ -13,7 +13,7 @@ from loradesk_engine.model.dequantize import dequantize
 from loradesk_engine.model.device import SMALL_MODEL
 from loradesk_engine.model.linear import row_slices
 from loradesk_engine.model.native.library import library
-from loradesk_engine.model.native.matrix import PLAIN, NativeMatrix, NativeProduct, add_bias, native_nbytes
+from loradesk_engine.model.native.matrix import PLAIN, NativeMatrix, NativeProduct, native_nbytes
 from loradesk_engine.model.planes import PlaneMatrix, planes_nbytes
 from loradesk_engine.model.table import TableMatrix, table_nbytes
 
@@ -155,7 +155,7 @@ class PackedLinear:
         y = self.weight(x)
         if self.bias is None:
             return y
-        return add_bias(y, self.bias) if self.is_native else y + self.bias
+        return self.weight.add_bias(y, self.bias) if isinstance(self.weight, NativeMatrix) else y + self.bias
 
     def weight_slices(self) -> Iterator[Tensor]:
         for rows in row_slices(self.out_features, self.in_features):
@@ -192,7 +192,8 @@ class _Biased:
 
     def __call__(self, x: Tensor) -> Tensor:
         y = self._product(x)
-        return add_bias(y, self._bias) if isinstance(self._product, NativeProduct) else y + self._bias
+        product = self._product
+        return product.add_bias(y, self._bias) if isinstance(product, NativeProduct) else y + self._bias
 
 
 class PackedEmbedding:

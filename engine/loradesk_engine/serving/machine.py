@@ -8,6 +8,7 @@ import sys
 
 import psutil
 
+from loradesk_engine.errors import SettingError
 from loradesk_engine.units import byte_size
 
 
@@ -44,12 +45,15 @@ def processor_name() -> str:
 def _torch_facts() -> dict[str, str]:
     import torch
 
-    from loradesk_engine.model.native.library import compiled, library
+    from loradesk_engine.model.native.library import form
 
-    file = compiled() if library() is not None else None
+    try:
+        kernels = form()
+    except SettingError as problem:
+        kernels = str(problem)
     facts = {
         "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
-        "kernels": file.stem if file is not None else "none for this processor: torch computes",
+        "kernels": kernels,
         "cuda": str(torch.version.cuda or "not built in"),
     }
     if torch.cuda.is_available():

@@ -40,20 +40,26 @@ def usable(device: torch.device) -> bool:
     return True
 
 
-@cache
 def step_kernels(device: torch.device, dtype: torch.dtype) -> StepKernels | None:
-    """The kernels for models on this device in this type; None: torch does the work."""
+    """The kernels for models on this device in this type; None: torch does the work.
+
+    Raises:
+        SettingError: `LORADESK_KERNELS` asks for what cannot run on this CPU.
+    """
     if usable(device):
-        from loradesk_engine.model.kernels.step import TritonStep
-
-        return TritonStep()
+        return _triton_step()
     if device.type == "cpu" and dtype == torch.float32:
-        from loradesk_engine.model.native.library import library
-        from loradesk_engine.model.native.step import NativeStep
+        from loradesk_engine.model.native.step import native_step
 
-        functions = library()
-        return None if functions is None else NativeStep(functions)
+        return native_step()
     return None
+
+
+@cache
+def _triton_step() -> StepKernels:
+    from loradesk_engine.model.kernels.step import TritonStep
+
+    return TritonStep()
 
 
 _thread = threading.local()

@@ -1,11 +1,11 @@
-"""The compiled library: which file of it this processor runs, and its functions' types."""
+"""The compiled library, in the form that is in use, and its functions' types."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import logging
-import platform
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
@@ -14,17 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
+from loradesk_engine.model.native import forms
 from loradesk_engine.model.native.sources import digest
 
 logger = logging.getLogger(__name__)
-
-FOLDER = Path(__file__).parent / "lib"  # no package: a library beside the modules would be taken for one
-ENDINGS = {"Darwin": ".dylib", "Windows": ".dll"}
-LEVELS = {"AVX512": ("x86-64-v4", "x86-64-v3"), "AVX2": ("x86-64-v3",)}
-"""What torch calls the processor's abilities -> variants that run there, best first."""
-
 
 BYTES, HALF_BYTES, FLOAT32, BFLOAT16, FLOAT16, TABLED = range(6)
 """`Kind` of matrix.h."""
@@ -86,37 +80,47 @@ there need not be fewer for small models, as there must be of torch's.
 """
 
 
-def variants() -> tuple[str, ...]:
-    """The variants of the library that this processor runs, best first."""
-    machine = platform.machine().lower()
-    if machine in ("x86_64", "amd64"):
-        levels = LEVELS.get(torch.backends.cpu.get_cpu_capability(), ())
-        abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
-        return ("x86-64-v4-vnni", *levels) if "x86-64-v4" in levels and abilities.get("avx512_vnni") else levels
-    return (machine,)
+def form() -> str:
+    """The form of the kernels in use on the CPU, as `LORADESK_KERNELS` names it; "torch" where there are none.
+
+    Raises:
+        SettingError: the variable asks for what cannot run here.
+    """
+    return _in_use(os.environ.get(forms.VARIABLE, ""))[0]
 
 
-def compiled() -> Path | None:
-    """The file of the library that this processor runs best; None where there is none."""
-    ending = ENDINGS.get(platform.system(), ".so")
-    files = (FOLDER / f"loradesk-{variant}{ending}" for variant in variants())
-    return next((file for file in files if file.is_file()), None)
+def library() -> ctypes.CDLL | None:
+    """The library in that form, or None: torch does the work.
+
+    Raises:
+        SettingError: see `form`.
+    """
+    return _in_use(os.environ.get(forms.VARIABLE, ""))[1]
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The library, or None where it was not compiled, or not for this processor."""
-    file = compiled()
-    if file is None:
-        return None
+def _in_use(value: str) -> tuple[str, ctypes.CDLL | None]:
+    """value: the variable's, so that each is looked into once."""
+    wanted = value.strip().lower() or forms.AUTO
+    for candidate in forms.candidates(wanted):
+        found = _loaded(forms.file_of(candidate))
+        if found is not None:
+            return candidate, found
+    if wanted not in (forms.AUTO, forms.TORCH):
+        raise forms.unusable(wanted, "cannot be loaded: it was compiled from other sources, or for another system")
+    return forms.TORCH, None
+
+
+def _loaded(file: Path) -> ctypes.CDLL | None:
+    """The library in this file, or None where it was compiled for another system, or from other sources."""
     try:
         found = load(file)
-    except (OSError, AttributeError) as problem:  # compiled for another system, or from other sources
-        logger.warning("The compiled kernels cannot be used: %s", problem)
+    except (OSError, AttributeError) as problem:
+        logger.warning("The compiled kernels %s cannot be used: %s", file.name, problem)
         return None
     if digest() in (None, found.loradesk_sources().decode()):
         return found
-    logger.warning("The compiled kernels %s are of other sources: torch computes instead", file.name)
+    logger.warning("The compiled kernels %s are of other sources", file.name)
     return None
 
 

@@ -70,6 +70,7 @@ class NativeMatrix:
         self.form = form
         self.rows, self.columns = int(form.rows), int(form.columns)
         self.dtype = None if form.scale_bytes else data.dtype
+        self._functions = library.functions()
         self._product = NativeProduct([self])
 
     @classmethod
@@ -123,6 +124,10 @@ class NativeMatrix:
         """x: [count, columns] -> [count, rows] of x's type; computed in float32."""
         return self._product(x)
 
+    def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
+        """See `NativeProduct.add_bias`."""
+        return self._product.add_bias(y, bias)
+
     def rows_at(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Some rows as floats. rows: int64 [count] -> [count, columns]
 
@@ -133,7 +138,7 @@ class NativeMatrix:
         if len(wanted) and not (int(wanted.min()) >= 0 and int(wanted.max()) < self.rows):
             raise IndexError(f"rows {wanted.tolist()} of a matrix of {self.rows}")
         found = torch.empty(len(wanted), self.columns)
-        library.functions().loradesk_rows(ctypes.addressof(self.form), wanted.data_ptr(), len(wanted), found.data_ptr())
+        self._functions.loradesk_rows(ctypes.addressof(self.form), wanted.data_ptr(), len(wanted), found.data_ptr())
         return found.to(dtype)
 
 
@@ -170,13 +175,12 @@ class NativeProduct:
         )  # fmt: skip
         return y if x.dtype == torch.float32 else y.to(x.dtype)
 
-
-def add_bias(y: Tensor, bias: Tensor) -> Tensor:
-    """y + bias; in float32 in the place of y, which a product has just given. y: [count, rows], bias: [rows]"""
-    if y.dtype != torch.float32 or bias.dtype != torch.float32:
-        return y + bias
-    library.call(library.functions().loradesk_add_bias, y.data_ptr(), bias.data_ptr(), *y.shape)
-    return y
+    def add_bias(self, y: Tensor, bias: Tensor) -> Tensor:
+        """y + bias; in float32 in the place of y, which the product has just given. y: [count, rows], bias: [rows]"""
+        if y.dtype != torch.float32 or bias.dtype != torch.float32:
+            return y + bias
+        library.call(self._functions.loradesk_add_bias, y.data_ptr(), bias.data_ptr(), *y.shape)
+        return y
 
 
 def _packed(blocks: Tensor, type: int, form: Matrix, nbytes: int) -> Tensor:

@@ -110,6 +110,7 @@ class Recording:
         hidden, x, factors, segments: the memory that it reads what differs from.
         out: the part of the memory that it writes its result to.
         calls: of the library's functions, in their order.
+        functions: the library that they are of.
         read: what else they read, and that may be replaced by other memory.
     """
 
@@ -121,10 +122,12 @@ class Recording:
         segments: ctypes.Array[Rows],
         out: Tensor,
         calls: Sequence[Call],
+        functions: ctypes.CDLL,
         read: tuple[object, ...],
     ) -> None:
         self._hidden, self._x, self._factors, self._segments, self._out = hidden, x, factors, segments, out
         self._calls = (Call * len(calls))(*calls)
+        self._functions = functions
         self._read = read
 
     def reads(self, cache: KVCache, tables: Sequence[Tensor]) -> bool:
@@ -138,7 +141,7 @@ class Recording:
         if self._factors is not None and batch.delta is not None:
             self._factors.copy_(batch.delta.factors)
         fill(self._segments, batch.segments)
-        library.functions().loradesk_replay(ctypes.addressof(self._calls), len(self._calls))
+        self._functions.loradesk_replay(ctypes.addressof(self._calls), len(self._calls))
         return self._out.clone()
 
 
@@ -165,7 +168,8 @@ def record(
         out = layers(hidden, x, replace(batch, delta=delta, shared={NativeStep: segments}))
     if not work.is_all:
         return None, out.clone()
-    return Recording(hidden, x, factors, segments, out, work.calls, _read(cache, tables)), out.clone()
+    read = _read(cache, tables)
+    return Recording(hidden, x, factors, segments, out, work.calls, library.functions(), read), out.clone()
 
 
 def _read(cache: KVCache, tables: Sequence[Tensor]) -> tuple[object, ...]:

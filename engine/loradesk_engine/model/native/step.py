@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -125,3 +126,14 @@ def fill(rows: ctypes.Array[Rows], segments: Sequence[Segment]) -> None:
     for place, segment in zip(rows, segments, strict=True):
         place.slot, place.start = segment.slot, segment.start
         place.length, place.past = segment.length, segment.past
+
+
+def native_step() -> NativeStep | None:
+    """The kernels in the form that is in use, or None: torch does the work."""
+    functions = library.library()
+    return None if functions is None else _step_of(functions)
+
+
+@cache
+def _step_of(functions: ctypes.CDLL) -> NativeStep:
+    return NativeStep(functions)
