@@ -45,12 +45,13 @@ def _rotate_and_store(
 
 @triton.jit
 def _tanh(x):
-    """By way of the sigmoid, but near 0, where its digits would be lost, by its series."""
+    """By way of the sigmoid, but near 0, where its digits would be lost, by a polynomial (as in Cephes' tanhf)."""
     square = x * x
-    series = x * (
-        1.0 + square * (-1.0 / 3.0 + square * (2.0 / 15.0 - square * (17.0 / 315.0 - square * 62.0 / 2835.0)))
-    )
-    return tl.where(square < 0.09, series, 2 * tl.sigmoid(2 * x) - 1)
+    near = square * -5.70498872745e-3 + 2.06390887954e-2
+    near = near * square - 5.37397155531e-2
+    near = near * square + 1.33314422036e-1
+    near = near * square - 3.33332819422e-1
+    return tl.where(square < 0.390625, near * square * x + x, 2 * tl.sigmoid(2 * x) - 1)
 
 
 @triton.jit
