@@ -55,4 +55,4 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if session.config.getoption("--write-parity") and exitstatus == pytest.ExitCode.OK:
         from support import parity
 
-        parity.write(1e-4)
+        parity.write()

@@ -12,6 +12,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from support import parity, tiny
 from support.logits import DECODE, logits_of
+from support.precision import reference, whole_pass, xlora_references
 
 from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSettings, Sampling
 from loradesk_engine.errors import ConfigError
@@ -22,8 +23,6 @@ from loradesk_engine.model.batch import Batch, Segment
 
 pytestmark = pytest.mark.usefixtures("both_paths")
 
-TOLERANCE = 1e-4
-SCALINGS = 1e-5
 LENGTHS = (37, 5, 20)  # a ragged batch
 
 
@@ -124,13 +123,13 @@ def compare(row: str, column: str, engine: EngineCore, model: torch.nn.Module, w
     """
     generator = torch.Generator().manual_seed(5)
     ids = [torch.randint(0, 256, (length + DECODE,), generator=generator) for length in LENGTHS]
-    expected = [model(input_ids=one[None], use_cache=False).logits[0] for one in ids]
+    expected = [reference(model, whole_pass(one)) for one in ids]
     if weights is None:
         (alone,) = logits_of(engine, ids[:1], None)
         for name, rows in (("prefill", slice(None, LENGTHS[0])), ("cached decode", slice(LENGTHS[0], None))):
-            parity.assert_near(row, name, alone[rows], expected[0][rows], tolerance=TOLERANCE)
+            parity.assert_near(row, name, alone[rows], expected[0][rows])
     for actual, wanted in zip(logits_of(engine, ids, weights), expected, strict=True):
-        parity.assert_near(row, column, actual, wanted, tolerance=TOLERANCE)
+        parity.assert_near(row, column, actual, wanted)
 
 
 @pytest.mark.parametrize("case", CASES, ids=row_of)
@@ -159,11 +158,9 @@ def test_xlora_equals_peft(case: Case, tmp_path: Path) -> None:
     for seed, folder in enumerate(folders):
         tiny.make_lora(base, folder, seed, r=2 + 2 * seed, target_modules=case.targets)
     options = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 16}
-    reference = tiny.make_xlora(base, tmp_path / "xlora", folders, **options)
+    model = tiny.make_xlora(base, tmp_path / "xlora", folders, **options)
     ids = torch.randint(0, 256, (48,), generator=torch.Generator().manual_seed(3))
-    with torch.inference_mode():
-        expected = reference(input_ids=ids[None]).logits[0]
-        raw = reference.base_model.internal_xlora_scalings[0]
+    expected, raw = xlora_references(model, ids)
     settings = LoadSettings(base=str(base), mode="xlora", xlora=str(tmp_path / "xlora"), dtype="float32")
     engine = EngineCore.load(settings)
     assert engine.classifier is not None
@@ -174,11 +171,11 @@ def test_xlora_equals_peft(case: Case, tmp_path: Path) -> None:
     with torch.inference_mode():
         hidden = engine.decoder.forward(Batch(ids, torch.arange(len(ids)), segments), cache)
         scalings = engine.classifier(hidden)
-        torch.testing.assert_close(scalings, raw, atol=SCALINGS, rtol=0)
+        raw.assert_near(scalings)
         delta = engine.mixture.delta(scalings, [0, 1])
         hidden = engine.decoder.forward(Batch(ids, torch.arange(len(ids)), segments, delta), cache)
         actual = engine.decoder.logits(hidden, delta)
-    parity.assert_near(row_of(case), "X-LoRA", actual, expected, tolerance=TOLERANCE)
+    parity.assert_near(row_of(case), "X-LoRA", actual, expected)
 
 
 @torch.inference_mode()
@@ -191,8 +188,7 @@ def test_longrope_beyond_the_original_context_equals_transformers(tmp_path: Path
     cache = engine.decoder.new_cache()
     cache.reserve(1, 100)
     hidden = engine.decoder.forward(Batch(ids, torch.arange(100), (Segment(0, 0, 100, 0),)), cache)
-    expected = model(input_ids=ids[None], use_cache=False).logits[0]
-    torch.testing.assert_close(engine.decoder.logits(hidden), expected, atol=TOLERANCE, rtol=0)
+    reference(model, whole_pass(ids)).assert_near(engine.decoder.logits(hidden))
 
 
 def test_lora_on_experts_changes_only_the_rows_they_serve(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support import bnb, gguf_files, tiny
+from support.blocks import input_codes
 from support.logits import with_one_adapter
+from support.precision import Codes, Reference, reference, whole_pass
 
 from loradesk_engine.adapters import base_copy
 from loradesk_engine.commands import AdapterSource, LoadSettings
@@ -63,10 +65,10 @@ def load(base: Path, adapter: Path, **options: str) -> EngineCore:
     return EngineCore.load(LoadSettings(base=str(base), mode="lora", adapters=adapters, **settings))  # type: ignore[arg-type]
 
 
-def peft_logits(base: Path, adapter: Path) -> torch.Tensor:
+def peft_logits(base: Path, adapter: Path, codes: Codes | None) -> Reference:
     with torch.inference_mode(False):
         model = PeftModel.from_pretrained(tiny.load(base), adapter).eval()
-    return model(IDS[None], use_cache=False).logits[0]
+    return reference(model, whole_pass(IDS), codes)
 
 
 # --- quantized bases --------------------------------------------------------------------------------------------------
@@ -86,12 +88,11 @@ def test_on_a_gguf_base_it_loads_and_equals_peft_on_the_dequantized_one(
     model.save_pretrained(tmp_path / "dequantized")
     # PEFT puts the copy into the model, so for it the copy has to be the dequantized matrix
     own = with_copy(folders / f"{name}-lora", tmp_path / "own", model.lm_head.weight)
-    expected = peft_logits(tmp_path / "dequantized", own)
+    expected = peft_logits(tmp_path / "dequantized", own, input_codes(kind) if packed else None)
     for adapter in (folders / f"{name}-lora", own):
         engine = load(tmp_path / "m.gguf", adapter)
         assert "lm_head" in engine.adapters[0].target_modules
-        # kernels that multiply with the codes round their inputs
-        assert (with_one_adapter(engine, IDS) - expected).norm() < (1e-3 if packed else 1e-5) * expected.norm()
+        expected.assert_near(with_one_adapter(engine, IDS))
 
 
 @pytest.mark.parametrize("kind", ["nf4-head", "nf4-double-head", "int8-head"])
@@ -108,9 +109,10 @@ def test_on_a_bitsandbytes_base_with_a_quantized_head_it_loads_and_adds_what_pef
     assert engine.mixture is not None
     delta = engine.mixture.delta(torch.ones(1, 1, 1), [0])
     stem = COPY.removesuffix("base_layer.weight")
-    added = 2.0 * hidden @ tensors[stem + "lora_A.weight"].T @ tensors[stem + "lora_B.weight"].T
-    found = engine.decoder.logits(hidden, delta) - engine.decoder.logits(hidden)
-    torch.testing.assert_close(found, added, atol=1e-4, rtol=0)
+    a, b = (tensors[f"{stem}lora_{side}.weight"] for side in "AB")
+    plain = engine.decoder.logits(hidden)
+    expected = plain.double() + 2.0 * hidden.double() @ a.double().T @ b.double().T
+    Reference(expected, plain + 2.0 * hidden @ a.T @ b.T).assert_near(engine.decoder.logits(hidden, delta))
 
 
 def test_on_a_base_quantized_while_loading_the_checkpoint_is_what_counts(folders: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
 from support import bnb, tiny
+from support.precision import Codes, Reference, exact, reference, whole_pass
 
 from loradesk_engine.cli import model_options
 from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSettings, Sampling
@@ -110,10 +111,8 @@ def test_a_four_bit_linear_equals_bitsandbytes_own(
     by_kernels = compiled and device == "cpu" and dtype == torch.float32 and library() is not None
     assert isinstance(ours, PackedLinear if by_kernels else FourBitLinear)
     bnb.exact(own)
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(ours(x), own(x.clone()), atol=tolerance, rtol=tolerance)
-    exact = F.linear(x.double().cpu(), bnb.rounded(matrix.to(device), kind).double().cpu(), bias.double())
-    torch.testing.assert_close(ours(x).double().cpu(), exact, atol=tolerance, rtol=tolerance)
+    expected = F.linear(x.double().cpu(), bnb.rounded(matrix.to(device), kind).double().cpu(), bias.double())
+    Reference(expected, own(x.clone()).cpu()).assert_near(ours(x).cpu())
     assert (ours.path, ours.index, ours.in_features, ours.out_features) == ("p", 3, 128, 96)
     assert ours.nbytes == 96 * 128 // 2 + 96 * 128 // 64 * 4 + bias.numel() * dtype.itemsize
 
@@ -148,7 +147,8 @@ def test_blocks_that_run_on_over_rows(shape: tuple[int, int], kind: str) -> None
     """bitsandbytes 0.50 dequantizes such a matrix wrongly on the CPU; the linear does not."""
     torch.manual_seed(1)
     matrix, x = torch.randn(shape), torch.randn(3, shape[1])
-    torch.testing.assert_close(made(matrix, kind)(x), F.linear(x, bnb.rounded(matrix, kind)), atol=1e-4, rtol=1e-5)
+    rounded = bnb.rounded(matrix, kind)
+    Reference(F.linear(x.double(), rounded.double()), F.linear(x, rounded)).assert_near(made(matrix, kind)(x))
 
 
 def test_the_tables_are_those_of_bitsandbytes() -> None:
@@ -172,7 +172,7 @@ def test_slices_make_the_same_matrix_as_the_whole(kind: str, monkeypatch: pytest
         assert isinstance(parts, EightBitMatrix)
         assert torch.equal(whole.values, parts.values)
     assert torch.equal(whole.scales, parts.scales)
-    torch.testing.assert_close(y, z, atol=1e-4, rtol=1e-5)
+    Reference(F.linear(x.double(), bnb.rounded(matrix, kind).double()), y).assert_near(z)
 
 
 # --- bases quantized while loading ------------------------------------------------------------------------------------
@@ -184,15 +184,15 @@ def test_a_four_bit_base_equals_the_rounded_checkpoint(zoo, tmp_path: Path, devi
     rounded = bnb.save_rounded(zoo.base, tmp_path / "rounded", kind, device)
     engine = EngineCore.load(LoadSettings(base=str(zoo.base), quantize=kind, device=device, dtype="float32"))  # type: ignore[arg-type]
     model = transformers.LlamaForCausalLM.from_pretrained(rounded, dtype=torch.float32).eval()
-    torch.testing.assert_close(logits_of(engine), model(IDS[None]).logits[0], atol=1e-4, rtol=0)
+    reference(model, whole_pass(IDS)).assert_near(logits_of(engine))
 
 
 def test_an_eight_bit_base_is_near_the_rounded_checkpoint(zoo, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rounded = bnb.save_rounded(zoo.base, tmp_path / "rounded", "int8")
     engine = EngineCore.load(LoadSettings(base=str(zoo.base), quantize="int8", device="cpu", dtype="float32"))
-    expected = transformers.LlamaForCausalLM.from_pretrained(rounded, dtype=torch.float32).eval()(IDS[None]).logits[0]
+    model = transformers.LlamaForCausalLM.from_pretrained(rounded, dtype=torch.float32).eval()
     # inputs are rounded to 8 bits too, which the checkpoint does not show
-    assert (logits_of(engine) - expected).norm() < 0.05 * expected.norm()
+    reference(model, whole_pass(IDS), Codes(None, largest=127)).assert_near(logits_of(engine))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,9 +202,11 @@ def test_a_quantized_base_equals_transformers_with_bitsandbytes(tmp_path: Path, 
     engine = EngineCore.load(
         LoadSettings(base=str(tmp_path / "base"), quantize=kind, device="cpu", dtype="float32")  # type: ignore[arg-type]
     )
-    expected = model(IDS[None]).logits[0]
-    # int8: a last bit of difference can round an input to its neighbour
-    assert (logits_of(engine) - expected).norm() < (1e-2 if kind == "int8" else 1e-5) * expected.norm()
+    rounded = bnb.save_rounded(tmp_path / "base", tmp_path / "rounded", kind)
+    expected = exact(
+        transformers.LlamaForCausalLM.from_pretrained(rounded, dtype=torch.float32).eval(), whole_pass(IDS)
+    )
+    Reference(expected, whole_pass(IDS)(model)).assert_near(logits_of(engine))
 
 
 def test_what_is_quantized_while_loading(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import blocks, bnb, gguf_files, tiny
+from support.precision import Reference, exact, reference, whole_pass
 
 from loradesk_engine.adapters.shift import Shift, gain_of
 from loradesk_engine.commands import AdapterSource, CompletionRequest, LoadSettings, Sampling
@@ -31,7 +32,6 @@ from loradesk_engine.model.quantized import PackedLinear, PackedMatrix
 
 pytestmark = pytest.mark.usefixtures("both_paths")
 
-LOGITS = 1e-4
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 IDS = torch.randint(0, 256, (2, 30), generator=torch.Generator().manual_seed(3))
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -119,8 +119,9 @@ def logits_of(engine: EngineCore, *weights: list[float], ids: torch.Tensor = IDS
     return engine.decoder.logits(hidden, delta).view(count, length, -1)
 
 
-def equal(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = LOGITS) -> None:
-    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+def peft_logits(model: Any, ids: torch.Tensor = IDS) -> Reference:
+    """[sequences, tokens, vocab]"""
+    return reference(model, lambda model: model(ids).logits)
 
 
 # --- against PEFT -----------------------------------------------------------------------------------------------------
@@ -145,9 +146,9 @@ OPTIONS = [
 def test_it_equals_peft(base: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     model = train(base, tmp_path / "a", **options)
     engine = load(base, tmp_path / "a")
-    expected = model(IDS).logits
-    assert (expected - tiny.load(base)(IDS).logits).abs().max() > 0.1
-    equal(logits_of(engine, [1.0], [1.0]), expected)
+    expected = peft_logits(model)
+    assert (expected.own - tiny.load(base)(IDS).logits).abs().max() > 0.1
+    expected.assert_near(logits_of(engine, [1.0], [1.0]))
 
 
 @pytest.mark.parametrize("weight", [0.5, -1.0])
@@ -162,17 +163,17 @@ def test_a_weight_goes_from_the_base_to_the_adapter(
         return plain + weight * (adapted - plain)
 
     hooks = [module.register_forward_hook(between) for module in model.modules() if hasattr(module, "base_layer")]
-    expected = model(IDS[:1]).logits
+    expected = peft_logits(model, IDS[:1])
     for hook in hooks:
         hook.remove()
-    equal(logits_of(load(base, folder), [weight]), expected)
+    expected.assert_near(logits_of(load(base, folder), [weight]))
 
 
 def test_it_adds_up_with_a_plain_adapter(base: Path, trained: dict[str, Trained]) -> None:
     """As in PEFT where DoRA comes first; its base is then the model's own."""
     dora, plain = trained["use_dora"].folder, trained["plain"].folder
     peft = tiny.peft_with(base, {"dora": dora, "plain": plain})
-    equal(logits_of(load(base, plain, dora), [1.0, 1.0])[0], peft(IDS[:1]).logits[0])
+    peft_logits(peft, IDS[:1]).assert_near(logits_of(load(base, plain, dora), [1.0, 1.0]))
 
 
 def test_rows_of_one_batch_have_their_own(base: Path, trained: dict[str, Trained]) -> None:
@@ -181,7 +182,7 @@ def test_rows_of_one_batch_have_their_own(base: Path, trained: dict[str, Trained
     together = logits_of(engine, *torch.eye(5)[:, :4].tolist(), ids=ids)
     models = [each.model for each in trained.values()]
     for row, model in enumerate([*models, tiny.load(base)]):
-        equal(together[row], model(ids[row : row + 1]).logits[0])
+        reference(model, whole_pass(ids[row])).assert_near(together[row])
     nothing = logits_of(engine, *[[0.0] * 4] * 5, ids=ids)
     assert torch.equal(together[4], nothing[4])  # the base's row, bit for bit
 
@@ -219,7 +220,7 @@ def test_a_removed_one_leaves_nothing(base: Path, tmp_path: Path, trained: dict[
     for name in ("use_dora", "all"):
         engine.remove_adapter(name)
     assert shifts() == before
-    equal(logits_of(engine, [1.0]), plain.model(IDS[:1]).logits)
+    peft_logits(plain.model, IDS[:1]).assert_near(logits_of(engine, [1.0]))
     assert torch.equal(logits_of(engine, [1.0]), logits_of(load(base, plain.folder), [1.0]))
 
 
@@ -227,10 +228,9 @@ def test_a_removed_one_leaves_nothing(base: Path, tmp_path: Path, trained: dict[
 def test_bfloat16_is_as_near_to_float32_as_pefts(base: Path, tmp_path: Path) -> None:
     model = train(base, tmp_path / "a", use_dora=True)
     engine = load(base, tmp_path / "a", dtype="bfloat16")
-    expected = model(IDS).logits
-    other = model.to(torch.bfloat16)(IDS).logits.float()
-    actual = logits_of(engine, [1.0], [1.0])
-    assert (actual - expected).norm() <= 1.5 * (other - expected).norm()
+    expected = exact(model, lambda model: model(IDS).logits)
+    own = model.to(torch.bfloat16)(IDS).logits
+    Reference(expected, own).assert_near(logits_of(engine, [1.0], [1.0]))
 
 
 # --- quantized bases --------------------------------------------------------------------------------------------------
@@ -246,13 +246,14 @@ def test_on_a_packed_base_it_equals_peft_on_the_dequantized_one(
     trained = train(tmp_path / "base", tmp_path / "a", use_dora=True)
     engine = load(tmp_path / "m.gguf", tmp_path / "a")
     assert isinstance(engine.decoder.linears[0], PackedLinear)
-    equal(logits_of(engine, [1.0]), trained(IDS[:1]).logits, blocks.LOGITS)
+    expected = reference(trained, whole_pass(IDS[0]), blocks.input_codes("Q4_0"))
+    expected.assert_near(logits_of(engine, [1.0])[0])
 
 
 def test_on_a_four_bit_base_it_equals_peft_on_the_dequantized_one(base: Path, tmp_path: Path) -> None:
     trained = train(bnb.save_rounded(base, tmp_path / "rounded", "nf4"), tmp_path / "a", use_dora=True)
     engine = load(base, tmp_path / "a", quantize="nf4")
-    equal(logits_of(engine, [1.0]), trained(IDS[:1]).logits)
+    peft_logits(trained, IDS[:1]).assert_near(logits_of(engine, [1.0]))
 
 
 def packed(matrix: torch.Tensor) -> tuple[Linear, torch.Tensor]:
@@ -294,8 +295,9 @@ def test_the_norm_is_that_of_the_weight_a_linear_stands_for(
     linear, weight = make(torch.randn(96, 64))
     assert torch.allclose(torch.cat(list(linear.weight_slices())), weight, atol=1e-6)
     a, b, magnitude = (tensor.to(weight.device) for tensor in (torch.randn(3, 64), torch.randn(96, 3), torch.rand(96)))
-    exact = magnitude.double() / (weight.double() + 0.7 * b.double() @ a.double()).norm(dim=1)
-    torch.testing.assert_close(gain_of(linear, a, b, 0.7, magnitude).double(), exact, atol=0, rtol=1e-5)
+    expected = magnitude.double() / (weight.double() + 0.7 * b.double() @ a.double()).norm(dim=1)
+    own = magnitude / (weight + 0.7 * b @ a).norm(dim=1)
+    Reference(expected, own).assert_near(gain_of(linear, a, b, 0.7, magnitude))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -433,4 +435,4 @@ def test_magnitudes_under_the_names_of_other_versions(base: Path, tmp_path: Path
     for ending in (".weight", ".default.weight"):
         renamed = {name.replace("_vector", f"_vector{ending}"): tensor for name, tensor in held.items()}
         save_file(renamed, folder / WEIGHTS)
-        equal(logits_of(load(base, folder), [1.0]), trained["use_dora"].model(IDS[:1]).logits)
+        peft_logits(trained["use_dora"].model, IDS[:1]).assert_near(logits_of(load(base, folder), [1.0]))

@@ -14,6 +14,8 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support import gguf_files, tiny
+from support.blocks import input_codes
+from support.precision import Reference, reference, whole_pass
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError
@@ -50,11 +52,8 @@ def engine_logits(base: Path, *adapters: Path) -> tuple[torch.Tensor, EngineCore
     return engine.decoder.logits(engine.decoder.forward(batch, cache), delta), engine
 
 
-def peft_logits(base: Path, adapter: Path) -> torch.Tensor:
-    with torch.inference_mode():
-        model = PeftModel.from_pretrained(tiny.load(base), adapter).eval()
-        logits: torch.Tensor = model(IDS[None], use_cache=False).logits[0]
-        return logits
+def peft_logits(base: Path, adapter: Path) -> Reference:
+    return reference(PeftModel.from_pretrained(tiny.load(base), adapter).eval(), whole_pass(IDS))
 
 
 def as_saved_before_transformers_5(base: Path, folder: Path, names: list[str], **config: Any) -> Path:
@@ -92,12 +91,12 @@ def test_an_adapter_of_linears_equals_peft_and_so_does_what_peft_makes_of_it(
     assert saved["target_parameters"]
     for folder in (adapter, tmp_path / "new"):
         actual, engine = engine_logits(base, folder)
-        torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
+        expected.assert_near(actual)
         assert engine.adapters[0].modules == modules
         assert engine.info.warnings == ()
     with torch.inference_mode():
         plain = tiny.load(base)(IDS[None], use_cache=False).logits[0]
-    assert (plain - expected).abs().max() > 0.5
+    assert (plain - expected.own).abs().max() > 0.5
 
 
 NEW: dict[str, tuple[dict[str, Any], int]] = {
@@ -134,7 +133,7 @@ def test_an_adapter_of_parameters_equals_peft(base: Path, tmp_path: Path, kind: 
     options, modules = NEW[kind]
     tiny.make_lora(base, tmp_path / "lora", 1, **options)
     actual, engine = engine_logits(base, tmp_path / "lora")
-    torch.testing.assert_close(actual, peft_logits(base, tmp_path / "lora"), atol=2e-4, rtol=0)
+    peft_logits(base, tmp_path / "lora").assert_near(actual)
     assert engine.adapters[0].applied == f"applied to {modules} of 35 modules"
 
 
@@ -144,9 +143,8 @@ def test_it_equals_peft_on_a_gguf_base(base: Path, tmp_path: Path) -> None:
     model.load_state_dict(gguf_files.write(model, tmp_path / "m.gguf", "llama", "Q8_0", **extra), strict=False)
     tiny.make_lora(base, tmp_path / "lora", 1, target_modules="all-linear")
     actual, _ = engine_logits(tmp_path / "m.gguf", tmp_path / "lora")
-    with torch.inference_mode():
-        expected = PeftModel.from_pretrained(model, tmp_path / "lora").eval()(IDS[None], use_cache=False).logits[0]
-    assert (actual - expected).norm() < 2e-3 * expected.norm()
+    oracle = PeftModel.from_pretrained(model, tmp_path / "lora").eval()
+    reference(oracle, whole_pass(IDS), input_codes("Q8_0")).assert_near(actual)
 
 
 def test_both_forms_side_by_side_add_up(base: Path, tmp_path: Path) -> None:

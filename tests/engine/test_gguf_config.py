@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from support import gguf_files, tiny
+from support.precision import reference, whole_pass
 
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.errors import ConfigError, FileFormatError, LoradeskError
@@ -155,10 +156,9 @@ def test_keys_mean_what_transformers_configs_mean(name: str, tmp_path: Path) -> 
     cache = engine.decoder.new_cache()
     cache.reserve(1, len(ids))
     with torch.inference_mode():
-        expected = model(ids[None], use_cache=False).logits[0]
         batch = Batch(ids, torch.arange(len(ids)), (Segment(0, 0, len(ids), 0),), None)
         found = engine.decoder.logits(engine.decoder.forward(batch, cache), None)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    reference(model, whole_pass(ids)).assert_near(found)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ import pytest
 import torch
 import transformers
 from support import gguf_files, parity, tiny
-from support.blocks import LOGITS
+from support.blocks import input_codes
+from support.forms import in_core_forms
+from support.precision import reference, whole_pass
 
 from loradesk_engine import Engine
 from loradesk_engine.commands import AdapterSource, LoadSettings
@@ -85,11 +87,10 @@ def logits_of(engine: EngineCore) -> torch.Tensor:
 def test_every_architecture_equals_transformers(architecture: str, tmp_path: Path) -> None:
     model = make(architecture, tmp_path / "m.gguf", "F32")
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
-    with torch.inference_mode():
-        expected = model(IDS[None]).logits[0]
-    parity.assert_near(MODELS[architecture][0], "GGUF", logits_of(engine), expected, tolerance=1e-4)
+    parity.assert_near(MODELS[architecture][0], "GGUF", logits_of(engine), reference(model, whole_pass(IDS)))
 
 
+@in_core_forms
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 @pytest.mark.parametrize("packed", [False, True], ids=["dequantized once", "packed"])
 def test_quantized_files_equal_transformers_on_the_dequantized_weights(
@@ -100,9 +101,7 @@ def test_quantized_files_equal_transformers_on_the_dequantized_weights(
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     quantized = kind not in ("F16", "BF16")
     assert (engine.decoder.linears[0].dtype is None) == (packed and quantized)
-    with torch.inference_mode():
-        expected = model(IDS[None]).logits[0]
-    torch.testing.assert_close(logits_of(engine), expected, atol=LOGITS if packed else 1e-4, rtol=0)
+    reference(model, whole_pass(IDS), input_codes(kind) if packed else None).assert_near(logits_of(engine))
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dequantized once", "packed"])
@@ -111,11 +110,10 @@ def test_quantized_experts_equal_transformers(packed: bool, tmp_path: Path, monk
     model = make("mixtral", tmp_path / "m.gguf", "Q8_0")
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), dtype="float32"))
     assert any(isinstance(linear, PackedLinear) for linear in engine.decoder.linears) == packed
-    with torch.inference_mode():
-        expected = model(IDS[None]).logits[0]
-    torch.testing.assert_close(logits_of(engine), expected, atol=LOGITS if packed else 1e-4, rtol=0)
+    reference(model, whole_pass(IDS), input_codes("Q8_0") if packed else None).assert_near(logits_of(engine))
 
 
+@in_core_forms
 def test_a_lora_on_a_packed_base_equals_peft_on_the_dequantized_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,9 +125,8 @@ def test_a_lora_on_a_packed_base_equals_peft_on_the_dequantized_one(
     tiny.make_lora(tmp_path / "base", tmp_path / "lora", 3)
     adapters = (AdapterSource("a", str(tmp_path / "lora")),)
     engine = EngineCore.load(LoadSettings(base=str(tmp_path / "m.gguf"), mode="lora", adapters=adapters))
-    with torch.inference_mode():
-        expected = PeftModel.from_pretrained(model, tmp_path / "lora").eval()(IDS[None]).logits[0]
-    torch.testing.assert_close(logits_of(engine), expected, atol=LOGITS, rtol=0)
+    oracle = PeftModel.from_pretrained(model, tmp_path / "lora").eval()
+    reference(oracle, whole_pass(IDS), input_codes("Q4_0")).assert_near(logits_of(engine))
 
 
 def test_an_ordering_file_with_layers_a_quantized_base_does_not_support(tmp_path: Path) -> None:

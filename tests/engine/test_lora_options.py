@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import tiny
+from support.precision import Reference, reference, whole_pass
 
 from loradesk_engine.adapters.mixture import SUBSETS_BYTES, SUBSETS_KEPT
 from loradesk_engine.commands import AdapterSource, LoadSettings
@@ -24,7 +25,6 @@ from loradesk_engine.model.batch import Batch, Segment
 
 pytestmark = pytest.mark.usefixtures("both_paths")
 
-LOGITS = 1e-4
 IDS = torch.randint(0, 256, (32,), generator=torch.Generator().manual_seed(3))
 SUPPORTED = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules",
@@ -70,7 +70,7 @@ def engine_logits(base: Path, adapter: Path) -> tuple[torch.Tensor, str]:
     return engine.decoder.logits(engine.decoder.forward(batch, cache), delta), engine.adapters[0].applied
 
 
-def make(base: Path, folder: Path, **options: Any) -> torch.Tensor:
+def make(base: Path, folder: Path, **options: Any) -> Reference:
     """An adapter with random weights, saved by PEFT; the logits that PEFT gives when it has loaded it again."""
     options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], **options}
     torch.manual_seed(11)
@@ -79,9 +79,7 @@ def make(base: Path, folder: Path, **options: Any) -> torch.Tensor:
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.15)
     model.save_pretrained(folder)
-    loaded = PeftModel.from_pretrained(tiny.load(base), folder).eval()
-    with torch.inference_mode():
-        return loaded(IDS[None]).logits[0]
+    return reference(PeftModel.from_pretrained(tiny.load(base), folder).eval(), whole_pass(IDS))
 
 
 OPTIONS: dict[str, tuple[dict[str, Any], int]] = {
@@ -114,11 +112,11 @@ def test_supported_options_equal_peft(bases: dict[str, Path], tmp_path: Path, na
     options, modules = OPTIONS[name]
     expected = make(base, tmp_path, **options)
     actual, applied = engine_logits(base, tmp_path)
-    torch.testing.assert_close(actual, expected, atol=LOGITS, rtol=0)
+    expected.assert_near(actual)
     assert applied == f"applied to {modules} of 22 modules"
     with torch.inference_mode():
         plain = tiny.load(base)(IDS[None]).logits[0]
-    assert (expected - plain).abs().max() > 100 * LOGITS  # the adapter does something
+    assert (expected.own - plain).abs().max() > 0.01  # the adapter does something
 
 
 REFUSED: dict[str, Any] = {

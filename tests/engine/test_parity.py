@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny
+from support.forms import in_core_forms
+from support.precision import Reference, exact, reference, whole_pass, xlora_references
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.generation.engine import EngineCore
@@ -14,8 +16,6 @@ from loradesk_engine.model.batch import Batch, Segment
 
 pytestmark = pytest.mark.usefixtures("both_paths")
 
-LOGITS = 1e-4
-SCALINGS = 1e-5
 IDS = torch.randint(0, 256, (48,), generator=torch.Generator().manual_seed(3))
 
 
@@ -68,6 +68,7 @@ LLAMA3 = {
 }
 
 
+@in_core_forms
 @pytest.mark.parametrize(
     "changes",
     [
@@ -85,22 +86,19 @@ LLAMA3 = {
 )
 @pytest.mark.parametrize("pieces", [[48], [1] * 48, [5, 20, 1, 1, 16, 1, 4]], ids=["whole", "one-by-one", "chunks"])
 def test_llama_equals_transformers(tmp_path: Path, changes: dict[str, object], pieces: list[int]) -> None:
-    reference = tiny.make_llama(tmp_path, **changes)
+    model = tiny.make_llama(tmp_path, **changes)
     engine = EngineCore.load(LoadSettings(base=str(tmp_path), dtype="float32"))
-    with torch.inference_mode():
-        expected = reference(IDS[None]).logits[0]
-    torch.testing.assert_close(logits_of(engine, IDS, pieces), expected, atol=LOGITS, rtol=0)
+    reference(model, whole_pass(IDS)).assert_near(logits_of(engine, IDS, pieces))
 
 
 @pytest.mark.parametrize("both_paths", ["torch"], indirect=True)  # the kernels compute in float32
 def test_bfloat16_is_near_float32(tmp_path: Path) -> None:
-    reference = tiny.make_llama(tmp_path, initializer_range=0.05)
+    model = tiny.make_llama(tmp_path, initializer_range=0.05)
     engine = EngineCore.load(LoadSettings(base=str(tmp_path), dtype="bfloat16"))
+    expected = exact(model, whole_pass(IDS))
     with torch.inference_mode():
-        expected = reference(IDS[None]).logits[0]
-        other = reference.to(torch.bfloat16)(IDS[None]).logits[0].float()
-    error = (logits_of(engine, IDS, [48]) - expected).norm() / expected.norm()
-    assert error <= 2 * (other - expected).norm() / expected.norm()
+        own = whole_pass(IDS)(model.to(torch.bfloat16))
+    Reference(expected, own).assert_near(logits_of(engine, IDS, [48]))
 
 
 def lora_engine(zoo, names: list[str]) -> EngineCore:  # type: ignore[no-untyped-def]
@@ -108,13 +106,12 @@ def lora_engine(zoo, names: list[str]) -> EngineCore:  # type: ignore[no-untyped
     return EngineCore.load(LoadSettings(base=str(zoo.base), mode="lora", adapters=adapters, dtype="float32"))
 
 
+@in_core_forms
 @pytest.mark.parametrize("name", ["adapter_1", "adapter_10", "adapter_2", "wide"])
 def test_one_lora_equals_peft(zoo, name: str) -> None:  # type: ignore[no-untyped-def]
     engine = lora_engine(zoo, [name])
-    with torch.inference_mode():
-        expected = tiny.peft_with(zoo.base, {name: zoo.adapters[name]})(IDS[None]).logits[0]
-    actual = logits_of(engine, IDS, [30] + [1] * 18, weights_of(engine, {name: 1.0}))
-    torch.testing.assert_close(actual, expected, atol=LOGITS, rtol=0)
+    expected = reference(tiny.peft_with(zoo.base, {name: zoo.adapters[name]}), whole_pass(IDS))
+    expected.assert_near(logits_of(engine, IDS, [30] + [1] * 18, weights_of(engine, {name: 1.0})))
 
 
 @pytest.mark.parametrize(
@@ -122,10 +119,8 @@ def test_one_lora_equals_peft(zoo, name: str) -> None:  # type: ignore[no-untype
 )
 def test_adapters_of_different_shape_sum_like_peft(zoo, names: list[str]) -> None:  # type: ignore[no-untyped-def]
     engine = lora_engine(zoo, list(zoo.adapters))
-    with torch.inference_mode():
-        expected = tiny.peft_with(zoo.base, {name: zoo.adapters[name] for name in names})(IDS[None]).logits[0]
-    actual = logits_of(engine, IDS, [48], weights_of(engine, dict.fromkeys(names, 1.0)))
-    torch.testing.assert_close(actual, expected, atol=LOGITS, rtol=0)
+    expected = reference(tiny.peft_with(zoo.base, {name: zoo.adapters[name] for name in names}), whole_pass(IDS))
+    expected.assert_near(logits_of(engine, IDS, [48], weights_of(engine, dict.fromkeys(names, 1.0))))
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0, -1.0])
@@ -135,10 +130,8 @@ def test_a_weight_scales_an_adapter_like_pefts_scaling(zoo, weight: float) -> No
     for module in peft.modules():
         if hasattr(module, "scaling") and isinstance(module.scaling, dict) and "wide" in module.scaling:
             module.scaling["wide"] *= weight
-    with torch.inference_mode():
-        expected = peft(IDS[None]).logits[0]
     actual = logits_of(engine, IDS, [48], weights_of(engine, {"wide": weight}))
-    torch.testing.assert_close(actual, expected, atol=LOGITS * max(1, abs(weight)), rtol=0)
+    reference(peft, whole_pass(IDS)).assert_near(actual)
 
 
 def test_a_disabled_adapter_is_bit_equal_to_the_base(zoo) -> None:  # type: ignore[no-untyped-def]
@@ -153,6 +146,7 @@ def test_a_disabled_adapter_is_bit_equal_to_the_base(zoo) -> None:  # type: igno
     assert torch.equal(logits_of(engine, IDS, [48], zero), expected)
 
 
+@in_core_forms
 @pytest.mark.parametrize(
     "options",
     [
@@ -187,11 +181,7 @@ def test_a_disabled_adapter_is_bit_equal_to_the_base(zoo) -> None:  # type: igno
 def test_xlora_equals_peft(zoo, tmp_path: Path, options: dict[str, object]) -> None:  # type: ignore[no-untyped-def]
     names = ["adapter_1", "adapter_10", "adapter_2"]
     peft = tiny.make_xlora(zoo.base, tmp_path / "peft", [zoo.adapters[name] for name in names], **options)
-    with torch.inference_mode():
-        # in float64: the rounding of two float32 models adds up to what is allowed
-        expected = peft.double()(input_ids=IDS[None]).logits[0].float()
-        # PEFT stores what the classifier gives; top-k is taken later, in each linear
-        raw = peft.base_model.internal_xlora_scalings[0].float()
+    expected, raw = xlora_references(peft, IDS)
     tiny.to_xlora_form(tmp_path / "peft", tmp_path / "xlora", {name: zoo.adapters[name] for name in names})
     for settings in (
         LoadSettings(base=str(zoo.base), mode="xlora", xlora=str(tmp_path / "peft"), dtype="float32"),
@@ -208,11 +198,10 @@ def test_xlora_equals_peft(zoo, tmp_path: Path, options: dict[str, object]) -> N
         with torch.inference_mode():
             scalings = engine.classifier(hidden_states(engine, IDS, [48], None))
             if options.get("top_k_lora") is None:
-                torch.testing.assert_close(scalings, raw, atol=SCALINGS, rtol=2e-5)
+                raw.assert_near(scalings)
             else:
                 assert torch.equal((scalings != 0).sum(-1), torch.full(scalings.shape[:-1], 2))
-        actual = logits_of(engine, IDS, [48], scalings)
-        torch.testing.assert_close(actual, expected, atol=LOGITS, rtol=0)
+        expected.assert_near(logits_of(engine, IDS, [48], scalings))
 
 
 def test_both_xlora_formats_are_the_same_model(zoo) -> None:  # type: ignore[no-untyped-def]

@@ -9,7 +9,9 @@ import pytest
 import torch
 import transformers
 from support import gguf_files, tiny
-from support.blocks import LOGITS, PRODUCTS, random_blocks, weights
+from support.blocks import input_codes, random_blocks, weights
+from support.forms import HAS_KERNELS
+from support.precision import Codes, Reference, reference, whole_pass
 
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.errors import CheckpointError
@@ -17,7 +19,6 @@ from loradesk_engine.generation import loading as loading_module
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.model.batch import Batch, Segment
 from loradesk_engine.model.dequantize import QUANTIZATIONS
-from loradesk_engine.model.native.library import library
 from loradesk_engine.model.native.matrix import NativeMatrix
 from loradesk_engine.model.planes import PlaneMatrix
 from loradesk_engine.model.quantized import PackedLinear, PackedMatrix, fuse_packed, held_nbytes
@@ -29,18 +30,14 @@ CPU = torch.device("cpu")
 
 every_type = pytest.mark.parametrize("kind", list(QUANTIZATIONS))
 Form = type[NativeMatrix | TableMatrix | PlaneMatrix]
-needs_kernels = pytest.mark.skipif(library() is None, reason="the kernels were not compiled")
-every_form = pytest.mark.parametrize(
-    "form", [pytest.param(NativeMatrix, marks=needs_kernels), TableMatrix, PlaneMatrix]
-)
+every_form = pytest.mark.parametrize("form", [*([NativeMatrix] if HAS_KERNELS else []), TableMatrix, PlaneMatrix])
 
 
-def assert_product(y: torch.Tensor, x: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    reference = x.double() @ expected.t()
+def assert_product(y: torch.Tensor, x: torch.Tensor, expected: torch.Tensor, codes: Codes | None = None) -> None:
+    """Against torch's product in the same type, of inputs that are rounded as the form rounds them."""
     assert y.dtype == x.dtype
-    assert y.shape == reference.shape
-    error = (y.double() - reference).abs().max() / reference.abs().max()
-    assert error < tolerance
+    read = x if codes is None else codes.rounded(x)
+    Reference(x.double() @ expected.t(), read @ expected.t().to(x.dtype)).assert_near(y)
 
 
 # --- products ---------------------------------------------------------------------------------------------------------
@@ -52,13 +49,13 @@ def assert_product(y: torch.Tensor, x: torch.Tensor, expected: torch.Tensor, tol
 def test_products_equal_float64(kind: str, form: Form, shape: tuple[int, int]) -> None:
     raw, expected = weights(kind, *shape)
     matrix = form.of(raw, kind, *shape)
-    tolerance = PRODUCTS if form is NativeMatrix else 3e-6  # test_native.py has the exact bound
+    codes = input_codes(kind) if form is NativeMatrix else None
     generator = torch.Generator().manual_seed(1)
     for count in (1, 2, 5, FEW_ROWS, FEW_ROWS + 1, 40):
         x = torch.randn(count, shape[1], generator=generator)
-        assert_product(matrix(x), x, expected, tolerance)
+        assert_product(matrix(x), x, expected, codes)
     for few in (x, x[:3]):  # inputs in another layout
-        assert_product(matrix(few.t().contiguous().t()), few, expected, tolerance)
+        assert_product(matrix(few.t().contiguous().t()), few, expected, codes)
     assert matrix(x[:0]).shape == (0, shape[0])
 
 
@@ -68,7 +65,7 @@ def test_products_of_bfloat16_are_rounded_once(kind: str) -> None:
     matrix = TableMatrix.of(raw, kind, 300, 768)
     for count in (1, 40):
         x = torch.randn(count, 768, generator=torch.Generator().manual_seed(2)).bfloat16()
-        assert_product(matrix(x), x, expected, 2**-8)
+        assert_product(matrix(x), x, expected)
 
 
 @every_type
@@ -88,10 +85,11 @@ def test_half_bytes_on_one_thread_and_on_two_are_the_same(kind: str) -> None:
 
 @every_type
 def test_a_row_is_the_same_whatever_is_beside_it(kind: str) -> None:
-    raw, _ = weights(kind, 576, 512)
+    raw, expected = weights(kind, 576, 512)
     matrix = TableMatrix.of(raw, kind, 576, 512)
     x = torch.randn(FEW_ROWS, 512, generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(matrix(x), torch.cat([matrix(row[None]) for row in x]), rtol=1e-6, atol=1e-6)
+    exact = x.double() @ expected.t()
+    Reference(exact, matrix(x)).assert_near(torch.cat([matrix(row[None]) for row in x]))
 
 
 @every_type
@@ -146,10 +144,12 @@ def test_several_of_one_input_are_one_product(kind: str, form: Form) -> None:
     fused = fuse_packed(linears)
     assert fused is not None
     y = fused(x)
-    torch.testing.assert_close(y, torch.cat(apart, dim=-1), rtol=1e-6, atol=1e-6)
-    assert_product(y - torch.cat([linear.bias for linear in linears]), x, torch.cat(expected), PRODUCTS)
+    exact = x.double() @ torch.cat(expected).t() + torch.cat([linear.bias for linear in linears])
+    Reference(exact, torch.cat(apart, dim=-1)).assert_near(y)
+    codes = input_codes(kind) if form is NativeMatrix else None
+    assert_product(y - torch.cat([linear.bias for linear in linears]), x, torch.cat(expected), codes)
     # the parts still work, and take no more memory than before
-    torch.testing.assert_close(torch.cat([linear(x) for linear in linears], dim=-1), y, rtol=1e-6, atol=1e-6)
+    Reference(exact, y).assert_near(torch.cat([linear(x) for linear in linears], dim=-1))
     assert sum(linear.nbytes for linear in linears) == held
 
 
@@ -186,9 +186,8 @@ def test_a_model_of_every_type(kind: str, tied: bool, tmp_path: Path, monkeypatc
     cache = decoder.new_cache()
     cache.reserve(1, len(ids))
     with torch.inference_mode():
-        expected = model(ids[None]).logits[0]
         found = []
         for first, last in ((0, 20), (20, 21), (21, 24)):
             batch = Batch(ids[first:last], torch.arange(first, last), (Segment(0, 0, last - first, first),))
             found.append(decoder.logits(decoder.forward(batch, cache)))
-    torch.testing.assert_close(torch.cat(found), expected, atol=LOGITS, rtol=0)
+    reference(model, whole_pass(ids), input_codes(kind)).assert_near(torch.cat(found))

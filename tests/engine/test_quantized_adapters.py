@@ -12,6 +12,9 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support import bnb, gguf_files, tiny
+from support.blocks import input_codes
+from support.forms import in_core_forms
+from support.precision import reference, whole_pass, xlora_references
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.generation import loading as loading_module
@@ -43,11 +46,12 @@ KINDS = ["Q8_0", "Q4_1", "nf4"]
 
 @dataclass(frozen=True)
 class Base:
-    """A quantized base as the engine loads it, and a folder with the weights that it stands for."""
+    """A quantized base as the engine loads it, of a GGUF type or nf4, and a folder with the weights that it stands
+    for."""
 
     settings: LoadSettings
     plain: Path
-    is_four_bits: bool
+    kind: str
 
 
 def make(name: str, kind: str, folder: Path) -> Base:
@@ -71,12 +75,12 @@ def make(name: str, kind: str, folder: Path) -> Base:
             if tensor_name.endswith(QUANTIZED):
                 tensors[tensor_name] = bnb.rounded(tensor, kind).contiguous()
         save_file(tensors, plain / "model.safetensors", metadata={"format": "pt"})
-        return Base(LoadSettings(str(folder / "base"), quantize="nf4", dtype="float32", device="cpu"), plain, True)
+        return Base(LoadSettings(str(folder / "base"), quantize="nf4", dtype="float32", device="cpu"), plain, kind)
     stands_for = gguf_files.write(model, folder / "m.gguf", name.lower(), kind, **extra)
     model.load_state_dict(stands_for, strict=False)
     model.tie_weights()
     model.save_pretrained(plain)
-    return Base(LoadSettings(str(folder / "m.gguf"), dtype="float32", device="cpu"), plain, kind == "Q4_1")
+    return Base(LoadSettings(str(folder / "m.gguf"), dtype="float32", device="cpu"), plain, kind)
 
 
 @pytest.fixture(params=[(name, kind) for name in MODELS for kind in KINDS], ids="-".join)
@@ -84,20 +88,10 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
     return make(*request.param, tmp_path)
 
 
-@pytest.fixture
-def tolerance(both_paths: None, request: pytest.FixtureRequest) -> float:
-    """Of logits and scalings, relative. The compiled kernels round the inputs of a product with codes to 16 bits."""
-    return 2e-5 if request.node.callspec.params["both_paths"] == "torch" else 2e-3
-
-
 @pytest.fixture(autouse=True)
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models would be dequantized once where there are no kernels."""
     monkeypatch.setattr(loading_module, "keeps_packed", lambda parameters, device: True)
-
-
-def near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    assert (actual - expected).norm() < tolerance * expected.norm()
 
 
 def run(engine: EngineCore, scalings: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,29 +107,32 @@ def run(engine: EngineCore, scalings: torch.Tensor | None) -> tuple[torch.Tensor
     return hidden, engine.decoder.logits(hidden, delta)
 
 
-def test_a_lora_equals_peft_on_the_dequantized_base(base: Base, tmp_path: Path, tolerance: float) -> None:
+def test_a_lora_equals_peft_on_the_dequantized_base(base: Base, tmp_path: Path) -> None:
     tiny.make_lora(base.plain, tmp_path / "lora", 1, target_modules="all-linear")
     settings = replace(base.settings, mode="lora", adapters=(AdapterSource("a", str(tmp_path / "lora")),))
     engine = EngineCore.load(settings)
     assert {linear.dtype for linear in engine.decoder.linears[:-1]} == {None}
+    oracle = PeftModel.from_pretrained(tiny.load(base.plain), tmp_path / "lora").eval()
     with torch.inference_mode():
-        expected = PeftModel.from_pretrained(tiny.load(base.plain), tmp_path / "lora").eval()(IDS[None]).logits[0]
-        near(run(engine, torch.ones(1, 1, 1))[1], expected, tolerance)
+        found = run(engine, torch.ones(1, 1, 1))[1]
+    reference(oracle, whole_pass(IDS), input_codes(base.kind)).assert_near(found)
 
 
+@in_core_forms
 @pytest.mark.parametrize("base", [("Llama", kind) for kind in KINDS] + [("Phi3", "Q8_0")], indirect=True, ids="-".join)
-def test_an_xlora_equals_peft_on_the_dequantized_base(base: Base, tmp_path: Path, tolerance: float) -> None:
+def test_an_xlora_equals_peft_on_the_dequantized_base(base: Base, tmp_path: Path) -> None:
     folders = [tmp_path / str(number) for number in range(3)]
     for seed, folder in enumerate(folders):
         tiny.make_lora(base.plain, folder, seed, r=2 + seed, target_modules="all-linear")
     options = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 16, "std": 0.2}
-    reference = tiny.make_xlora(base.plain, tmp_path / "xlora", folders, **options)
+    oracle = tiny.make_xlora(base.plain, tmp_path / "xlora", folders, **options)
     engine = EngineCore.load(replace(base.settings, mode="xlora", xlora=str(tmp_path / "xlora")))
     assert engine.classifier is not None
     with torch.inference_mode():
-        expected = reference(input_ids=IDS[None]).logits[0]
         scalings = engine.classifier(run(engine, None)[0])
-        near(scalings, reference.base_model.internal_xlora_scalings[0], tolerance)
-        near(run(engine, scalings)[1], expected, 2 * tolerance)
+        found = run(engine, scalings)[1]
+    expected, expected_scalings = xlora_references(oracle, IDS, input_codes(base.kind))
+    expected_scalings.assert_near(scalings)
+    expected.assert_near(found)
     assert (scalings.amax(-1) < 0.99).any()  # they differ, and the answer depends on them
-    assert any("8 bits" in warning for warning in engine.info.warnings) == base.is_four_bits
+    assert any("8 bits" in warning for warning in engine.info.warnings) == (base.kind != "Q8_0")

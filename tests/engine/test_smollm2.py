@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from support.blocks import input_codes
+from support.precision import reference
 
 from loradesk_engine.commands import LoadSettings
 from loradesk_engine.generation.engine import EngineCore
@@ -70,9 +72,10 @@ def test_greedy_answers_are_those_of_transformers(smollm2: Path) -> None:
         ids = engine.tokenizer.encode(prompt)
         with torch.inference_mode():
             tokens, found = greedy(engine.decoder, ids)
-            expected = oracle(torch.tensor([tokens[:-1]])).logits[0, len(ids) - 1 :]
-        error = (found - expected).abs().max()
-        assert error < 1e-3 * expected.abs().max()
+        seen = torch.tensor([tokens[:-1]])
+        compared = reference(oracle, lambda model: model(seen).logits[0, len(ids) - 1 :], input_codes("Q4_1"))  # noqa: B023
+        compared.assert_near(found)
+        expected, error = compared.exact, compared.error(found)
         # where another token is the oracle's best, both are as good within the error
         chosen = expected.gather(1, torch.tensor(tokens[len(ids) :])[:, None])[:, 0]
         behind = expected.amax(1) - chosen

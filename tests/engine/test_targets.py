@@ -16,6 +16,7 @@ from peft.utils.error import NoMatchingPeftModuleError
 from safetensors.torch import load_file, save_file
 from support import tiny
 from support.logits import with_one_adapter
+from support.precision import reference, whole_pass
 
 from loradesk_engine.commands import AdapterSource, LoadSettings
 from loradesk_engine.errors import AdapterError
@@ -133,12 +134,10 @@ def test_what_is_left_out_changes_nothing_and_the_user_is_told(
     tiny.make_lora(tmp_path / "base", tmp_path / "lora", 1, target_modules=["q_proj", "v_proj", "down_proj", "lm_head"])
     adapter = edited(tmp_path / "lora", tmp_path / "a", **changes)
     model = PeftModel.from_pretrained(tiny.load(tmp_path / "base"), adapter).eval()
-    with torch.inference_mode():
-        expected = model(IDS[None]).logits[0]
     adapters = (AdapterSource("a", str(adapter)),)
     settings = LoadSettings(base=str(tmp_path / "base"), mode="lora", adapters=adapters, dtype="float32", device="cpu")
     engine = EngineCore.load(settings)
-    torch.testing.assert_close(with_one_adapter(engine, IDS), expected, atol=1e-4, rtol=0)
+    reference(model, whole_pass(IDS)).assert_near(with_one_adapter(engine, IDS))
     modules = 7 - left_out
     info = engine.adapters[0]
     more = f", {left_out} more in its file are left out" if left_out else ""
@@ -181,9 +180,7 @@ def test_the_user_is_told_what_the_file_lacks(tmp_path: Path, options: dict[str,
     told = [text for text in engine.info.warnings if "are not in" in text]
     assert len(told) == bool(missing)
     assert (f"{len(missing)} that it should adapt" in engine.adapters[0].applied) == bool(missing)
-    with torch.inference_mode():
-        expected = model.eval()(IDS[None]).logits[0]
-    torch.testing.assert_close(with_one_adapter(engine, IDS), expected, atol=1e-4, rtol=0)
+    reference(model.eval(), whole_pass(IDS)).assert_near(with_one_adapter(engine, IDS))
 
 
 def test_without_targets_all_of_the_file_is_used(made: Path, tmp_path: Path) -> None:
@@ -242,12 +239,10 @@ def test_a_linears_weight_as_a_parameter_equals_peft(tmp_path: Path) -> None:
     patterns = {"rank_pattern": {r"q_proj\.weight": 3, "up_proj": 9}, "alpha_pattern": {"weight": 5}}
     tiny.make_lora(tmp_path / "base", tmp_path / "lora", 1, **options, **patterns)
     model = PeftModel.from_pretrained(tiny.load(tmp_path / "base"), tmp_path / "lora").eval()
-    with torch.inference_mode():
-        expected = model(IDS[None]).logits[0]
     adapters = (AdapterSource("a", str(tmp_path / "lora")),)
     settings = LoadSettings(base=str(tmp_path / "base"), mode="lora", adapters=adapters, dtype="float32", device="cpu")
     engine = EngineCore.load(settings)
-    torch.testing.assert_close(with_one_adapter(engine, IDS), expected, atol=1e-4, rtol=0)
+    reference(model, whole_pass(IDS)).assert_near(with_one_adapter(engine, IDS))
     assert engine.adapters[0].modules == 5
 
 

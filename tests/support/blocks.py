@@ -7,17 +7,20 @@ import numpy as np
 import torch
 
 from loradesk_engine.formats.gguf import BLOCKS
-
-PRODUCTS = 6e-5
-"""How far the CPU's kernels may be off in a product with codes, by its largest value: they round inputs to 16 bits."""
-LOGITS = 2e-3
-"""The same of logits up to 10 of a tiny model whose weights stay quantized; bfloat16 is some 50 times as far off."""
+from loradesk_engine.model.dequantize import QUANTIZATIONS
+from loradesk_engine.model.native.library import library
+from support.precision import Codes
 
 # where the float16 numbers of a block lie
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
     "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,),
 }  # fmt: skip
+
+
+def input_codes(kind: str) -> Codes | None:
+    """How the CPU rounds inputs of products with this type; None where it does not."""
+    return Codes(QUANTIZATIONS[kind].group) if kind in QUANTIZATIONS and library() is not None else None
 
 
 def random_blocks(kind: str, rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

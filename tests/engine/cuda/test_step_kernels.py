@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from support.precision import Reference
 
 from loradesk_engine.generation.engine import EngineCore
 from loradesk_engine.generation.graphs import DecodeGraph
@@ -40,6 +40,18 @@ def test_what_is_no_number_has_no_likeliest_token(bad: float) -> None:
     torch.testing.assert_close(found[:, 0], ranked(logits, 1)[:, 0])
 
 
+def attended(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, limit: float | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """A query over all keys by torch, in this type. q: [heads, size]; keys, values: [kv_heads, length, size]"""
+    repeats = q.shape[0] // keys.shape[0]
+    k, v = (part.to(dtype).repeat_interleave(repeats, 0) for part in (keys, values))
+    scores = torch.einsum("hd,hkd->hk", q.to(dtype), k) * scale
+    if limit is not None:
+        scores = limit * torch.tanh(scores / limit)
+    return torch.einsum("hk,hkd->hd", scores.softmax(-1), v).flatten()
+
+
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("position", [0, 5, 62, 63, 64, 126, 190])
 def test_candidates_of_a_position_see_the_past_and_themselves(position: int, window: int | None) -> None:
@@ -55,14 +67,11 @@ def test_candidates_of_a_position_see_the_past_and_themselves(position: int, win
     for row in range(3):
         begin = 0 if window is None else max(0, position + 1 - window)
         seen = [*range(begin, position), position + row]
-        expected = F.scaled_dot_product_attention(
-            q[row, None, :, None].double(),
-            keys[None, 1][:, :, seen].double(),
-            values[None, 1][:, :, seen].double(),
-            scale=0.3,
-            enable_gqa=True,
+        expected, own = (
+            attended(q[row], keys[1][:, seen], values[1][:, seen], 0.3, None, dtype)
+            for dtype in (torch.float64, torch.float32)
         )
-        torch.testing.assert_close(found[row].double(), expected.flatten(), atol=1e-5, rtol=1e-5)
+        Reference(expected, own).assert_near(found[row].flatten())
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.1, 0.5])
@@ -75,11 +84,11 @@ def test_capped_scores_keep_their_digits(scale: float) -> None:
     positions = torch.tensor([100, 101], device=DEVICE)
     found = attend_rows(q, keys, values, positions, positions, torch.zeros_like(positions), scale, None, 50.0)
     for row, seen in enumerate((101, 102)):
-        k, v = (cache[0, :, :seen].double().repeat_interleave(4, 0) for cache in (keys, values))
-        scores = 50 * torch.tanh(torch.einsum("hd,hkd->hk", q[row].double(), k) * scale / 50)
-        expected = torch.einsum("hk,hkd->hd", scores.softmax(-1), v).flatten()
-        error = (found[row].double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
-        assert error < 8e-7
+        expected, own = (
+            attended(q[row], keys[0, :, :seen], values[0, :, :seen], scale, 50.0, dtype)
+            for dtype in (torch.float64, torch.float32)
+        )
+        Reference(expected, own).assert_near(found[row].flatten())
 
 
 def test_the_next_step_follows_from_the_drawn_tokens() -> None:
