@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+from support.precision import reference
 
 from loradesk_engine.commands import AdapterSource, ChatRequest, CompletionRequest, LoadSettings, Message, Sampling
 from loradesk_engine.errors import AdapterError, BusyError, RequestError, TemplateError
@@ -449,14 +450,13 @@ def test_logprobs_are_those_of_the_model(zoo) -> None:  # type: ignore[no-untype
     engine = EngineCore.load(LoadSettings(base=str(zoo.base), dtype="float32"))
     engine.submit(request(tokens=1, logprobs=5))
     (logprob,) = next(event for event in run(engine) if isinstance(event, TokensGenerated)).logprobs
-    reference = LlamaForCausalLM.from_pretrained(zoo.base, dtype=torch.float32)
-    with torch.inference_mode():
-        expected = reference(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
-    values, ids = expected.topk(5)
+    model = LlamaForCausalLM.from_pretrained(zoo.base, dtype=torch.float32)
+    expected = reference(model.eval(), lambda model: model(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1))
+    ids = expected.exact.topk(5).indices
     assert [other.token_id for other in logprob.top] == ids.tolist()
-    np.testing.assert_allclose([other.logprob for other in logprob.top], values, atol=1e-4)
+    expected[ids].assert_near(torch.tensor([other.logprob for other in logprob.top]))
     assert [other.data for other in logprob.top] == [bytes([token]) for token in ids.tolist()]  # id = byte
-    assert logprob.logprob == pytest.approx(values[0].item(), abs=1e-4)
+    assert logprob.logprob == logprob.top[0].logprob
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""X-LoRA beyond what PEFT has: a scaling pass with adapters, against a reference in float64; configurations that
+"""X-LoRA beyond what PEFT has: a scaling pass with adapters, against an oracle; configurations that
 contradict the classifier.
 """
 
@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from support import tiny
+from support.forms import in_core_forms
+from support.precision import reference
+from support.xlora_oracle import XLoraOracle
 
 from loradesk_engine.commands import CompletionRequest, LoadSettings, Sampling
 from loradesk_engine.errors import AdapterError, RequestError
@@ -41,51 +40,7 @@ def edited(checkpoint: Path, folder: Path, **changes: Any) -> Path:
 # --- the scaling pass -------------------------------------------------------------------------------------------------
 
 
-class Reference:
-    """transformers' model in float64 with the adapters as hooks, and the classifier, from the checkpoint's files."""
-
-    def __init__(self, base: Path, checkpoint: Path, ordering: Path) -> None:
-        self.model = tiny.load(base).double()
-        self.config = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))
-        self.classifier = {name: tensor.double() for name, tensor in load_file(checkpoint / CLASSIFIER).items()}
-        names = json.loads(ordering.read_text(encoding="utf-8"))
-        self.adapters = [load_file(checkpoint / name / "adapter_model.safetensors") for name in names["order"]]
-        configs = [json.loads((checkpoint / n / PEFT_CONFIG).read_text(encoding="utf-8")) for n in names["order"]]
-        self.scales = [c["lora_alpha"] / (c["r"] ** 0.5 if c["use_rslora"] else c["r"]) for c in configs]
-        self.layers: dict[str, int] = names["layers"]
-
-    @contextmanager
-    def adapted(self, scalings: torch.Tensor) -> Iterator[None]:
-        """scalings: [tokens, layers, adapters]"""
-        hooks = []
-        for path, layer in self.layers.items():
-
-            def add(module: Any, inputs: Any, output: Any, path: str = path, layer: int = layer) -> torch.Tensor:
-                for number, (tensors, scale) in enumerate(zip(self.adapters, self.scales, strict=True)):
-                    a, b = (tensors[f"base_model.model.{path}.lora_{side}.weight"].double() for side in "AB")
-                    part = inputs[0] @ a.T @ b.T * scale * self.config["global_scaling_weight"]
-                    output = output + part * scalings[None, :, layer, number, None]
-                return output
-
-            hooks.append(self.model.get_submodule(path).register_forward_hook(add))
-        yield
-        for hook in hooks:
-            hook.remove()
-
-    def __call__(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [tokens, vocab] and scalings [tokens, layers, adapters]."""
-        shape = (len(ids), len(self.layers), len(self.adapters))
-        with self.adapted(torch.full(shape, self.config["scaling_pass_value"], dtype=torch.float64)):
-            hidden = self.model.model(ids[None]).last_hidden_state[0]
-        for number in sorted({int(name.split(".")[1]) for name in self.classifier if name.startswith("inner")}):
-            weight, bias = (self.classifier[f"inner.{number}.{kind}"] for kind in ("weight", "bias"))
-            hidden = F.linear(hidden, weight, bias).relu()
-        last = F.linear(hidden, self.classifier["last.weight"], self.classifier["last.bias"])
-        scalings = torch.softmax(last.view(shape) / self.config["softmax_temperature"], -1)
-        with self.adapted(scalings):
-            return torch.log_softmax(self.model(ids[None]).logits[0], -1), scalings
-
-
+@in_core_forms
 @pytest.mark.usefixtures("both_paths")
 @pytest.mark.parametrize("lookahead", [True, False], ids=["look-ahead", "two passes"])
 @pytest.mark.parametrize(("value", "weight"), [(0.0, 1.0), (0.3, 1.0), (-0.5, 1.0), (1.0, 1.5)])
@@ -107,15 +62,16 @@ def test_a_scaling_pass_with_adapters_equals_the_reference(  # type: ignore[no-u
                 if event.scalings is not None:
                     parts.append(torch.from_numpy(event.scalings))
     ids = torch.cat([IDS, torch.tensor(tokens)])
-    expected, wanted = Reference(zoo.base, checkpoint, zoo.xlora_ordering)(ids)
-    scalings = torch.cat(parts).double()
-    torch.testing.assert_close(scalings, wanted[: len(scalings)], atol=1e-4, rtol=0)
+    oracle = XLoraOracle(zoo.base, checkpoint, zoo.xlora_ordering)
+    scalings = torch.cat(parts)
+    wanted = reference(oracle, lambda oracle: oracle(ids)[1])
+    wanted[: len(scalings)].assert_near(scalings)
     assert len(scalings) >= len(ids) - 1
-    chosen = expected[len(IDS) - 1 : -1].gather(1, torch.tensor(tokens)[:, None])[:, 0]
-    torch.testing.assert_close(torch.tensor(logprobs).double(), chosen, atol=1e-3, rtol=0)
+    places = torch.arange(len(IDS) - 1, len(ids) - 1)
+    reference(oracle, lambda oracle: oracle(ids)[0][places, tokens]).assert_near(torch.tensor(logprobs))
     if value:  # it is not the plain pass
-        plain = Reference(zoo.base, zoo.xlora, zoo.xlora_ordering)(ids)[1]
-        assert (plain - wanted).abs().max() > 0.05
+        plain = XLoraOracle(zoo.base, zoo.xlora, zoo.xlora_ordering)(ids)[1]
+        assert (plain - wanted.own).abs().max() > 0.05
 
 
 # --- the configuration and the classifier -----------------------------------------------------------------------------
