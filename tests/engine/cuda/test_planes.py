@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.blocks import weights
-from support.precision import Reference
+from support.precision import product
 
 from loradesk_engine.model.dequantize import QUANTIZATIONS
 from loradesk_engine.model.planes import _TRIED, PlaneMatrix
@@ -27,4 +27,4 @@ def test_products_equal_float64(kind: str, shape: tuple[int, int], dtype: torch.
         y = matrix(x.cuda())
         assert all(_TRIED.values()), "a kernel was not trusted"
         assert y.dtype == dtype
-        Reference(x.double() @ expected.t(), (x.cuda() @ on_device.t()).cpu()).assert_near(y.cpu())
+        product(x.double(), expected, (x.cuda() @ on_device.t()).cpu()).assert_near(y.cpu())
