@@ -20,6 +20,9 @@ from support.clock import PATIENCE
 from support.pool_trace import traced_pool  # noqa: F401 - a fixture
 from support.qt import delete_widgets
 
+# Windows import the plots in a thread of their own. Done once here: Qt classes that a thread makes while a test makes
+# others have crashed the interpreter on a busy machine.
+import loradesk_app.scalings.plots  # noqa: F401
 from loradesk_app.engine_client import EngineClient
 from loradesk_app.main_window import MainWindow
 from loradesk_app.settings import Settings
