@@ -203,8 +203,9 @@ def test_damaged_files_load_or_are_refused(targets: Mapping[str, Target], name: 
     target.load()
 
 
+@pytest.mark.parametrize("count", [EACH // 2, pytest.param(2 * EACH, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("part", ["model", "tokenizer", "pieces"])
-def test_damaged_gguf_metadata_load_or_are_refused(part: str) -> None:
+def test_damaged_gguf_metadata_load_or_are_refused(part: str, count: int) -> None:
     path = resource_path("demo", "base-q8_0.gguf")
     whole = read_gguf(path)
     if part == "pieces":  # the same tokens as SentencePiece's
@@ -221,7 +222,7 @@ def test_damaged_gguf_metadata_load_or_are_refused(part: str) -> None:
         keys += [f"llama.{name}" for name in names]
         keys += ["split.count", "general.basename", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id"]
     with limited_memory(path.stat().st_size):
-        for seed in range(EACH * 2):
+        for seed in range(count):
             chance = random.Random(f"{part} {seed}")
             metadata = dict(whole.metadata)
             if part == "model" and chance.random() < 0.3:

@@ -25,7 +25,7 @@ def description() -> dict[str, object]:
 
 schema = schemathesis.openapi.from_dict(description())
 CHECKS = settings(
-    deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True, max_examples=30
+    deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True, max_examples=15
 )
 
 

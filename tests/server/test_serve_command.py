@@ -16,6 +16,9 @@ import httpx
 import pytest
 from support.clock import PATIENCE
 
+from loradesk_engine.cli import main
+from loradesk_engine.serving.worker import EngineWorker
+
 from .conftest import KEY, chat
 
 PROGRAM = (
@@ -113,11 +116,13 @@ def test_without_a_key(tmp_path: Path) -> None:
     ],
 )
 def test_unsafe_wishes_are_refused_before_anything_is_loaded(
-    tmp_path: Path, words: tuple[str, ...], message: str
+    tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
-    done = subprocess.run(
-        command("--demo", *words), env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == 1
-    assert message in done.stderr
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(EngineWorker, "start", lambda worker: pytest.fail("it loads a model"))
+    assert main(["serve", "--demo", *words]) == 1
+    assert message in capsys.readouterr().err
