@@ -11,16 +11,16 @@ import torch
 import transformers
 from transformers.activations import ACT2FN
 
+from loradesk_engine.architectures.registry import MODEL_TYPES
 from loradesk_engine.errors import ConfigError
 from loradesk_engine.formats import config as config_module
 from loradesk_engine.formats.config import ModelConfig, parse_config
-from loradesk_engine.formats.defaults import DEFAULTS
 from loradesk_engine.formats.fields import Fields
 from loradesk_engine.formats.rope import RopeConfig
 from loradesk_engine.model.rope import inverse_frequencies
-from loradesk_engine.ordering.modules import ARCHITECTURES
 
-FAMILIES = {family: architecture for architecture, family in ARCHITECTURES.items()}
+FAMILIES = {name: family.classes[0] for name, family in MODEL_TYPES.items()}
+DEFAULTS = {name: family.defaults for name, family in MODEL_TYPES.items()}
 UNUSUAL = {
     "vocab_size": 1000,
     "hidden_size": 768,  # divides by every class's number of heads

@@ -15,11 +15,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 
+from loradesk_engine.architectures.registry import CLASSES, FAMILIES
 from loradesk_engine.errors import ConfigError, OrderingError
 from loradesk_engine.ordering import build
 from loradesk_engine.ordering.modules import (
-    ARCHITECTURES,
-    BLOCKS,
     linear_modules,
     match_targets,
     number_layers,
@@ -194,8 +193,7 @@ def test_any_list_matches_as_in_peft(
 
 
 def test_every_architecture_is_covered() -> None:
-    assert set(ARCHITECTURES.values()) == set(BLOCKS)
-    assert {ARCHITECTURES[class_name] for class_name, _ in MODELS.values()} == set(BLOCKS)
+    assert {CLASSES[class_name] for class_name, _ in MODELS.values()} == set(FAMILIES)
 
 
 def test_model_type_serves_when_no_class_is_named() -> None:

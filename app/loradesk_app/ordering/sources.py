@@ -10,7 +10,7 @@ from typing import Any
 
 from loradesk_engine.errors import AdapterError, HubError, LoradeskError
 from loradesk_engine.ordering.finding import ClassifierFacts
-from loradesk_engine.ordering.modules import adaptable_modules, linear_modules, model_type, text_part
+from loradesk_engine.ordering.modules import adaptable_modules, family_of, linear_modules, text_part
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class BaseFacts:
         if self.problem:
             return self.problem
         blocks = text_part(self.config).get("num_hidden_layers")
-        return f"{model_type(self.config)}, {blocks:,} blocks, {len(self.linears):,} linears"
+        return f"{family_of(self.config).model_type}, {blocks:,} blocks, {len(self.linears):,} linears"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from loradesk_engine.architectures.architecture import Rope
 from loradesk_engine.formats.fields import Fields
 
 RopeType = Literal["default", "linear", "llama3", "yarn", "longrope"]
@@ -47,24 +48,25 @@ class RopeConfig:
     long_factors: tuple[float, ...] = ()
 
 
-def read_ropes(fields: Fields, family: str, head_dim: int) -> tuple[RopeConfig, RopeConfig | None]:
+def read_ropes(fields: Fields, reading: Rope, head_dim: int) -> tuple[RopeConfig, RopeConfig | None]:
     """The rope of layers that see everything, and that of layers with a window where it is another (Gemma 3).
 
     Args:
         fields: config.json with its class's defaults filled in.
+        reading: how the family reads it.
 
     Raises:
         ConfigError: a value is malformed, or the type is not supported.
     """
-    if family == "gemma3_text":
-        return _two_ropes(fields, family, head_dim)
+    if reading.local_theta is not None:
+        return _two_ropes(fields, reading, reading.local_theta, head_dim)
     scaling = fields.part("rope_scaling")  # the older spelling; where both are there transformers takes it
     if scaling is None or not scaling.values:
         scaling = fields.part("rope_parameters") or Fields({}, fields.file)
-    return _rope(fields, scaling, family, head_dim, "rope_theta"), None
+    return _rope(fields, scaling, reading, head_dim, "rope_theta"), None
 
 
-def _two_ropes(fields: Fields, family: str, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
+def _two_ropes(fields: Fields, reading: Rope, local_theta: str, head_dim: int) -> tuple[RopeConfig, RopeConfig]:
     parameters = fields.part("rope_parameters") or Fields({}, fields.file)
     unknown = sorted(parameters.values.keys() - {"full_attention", "sliding_attention"})
     if unknown:
@@ -79,12 +81,12 @@ def _two_ropes(fields: Fields, family: str, head_dim: int) -> tuple[RopeConfig, 
     )
     whole = Fields({**whole.values, **scaling.values}, fields.file)
     return (
-        _rope(fields, whole, family, head_dim, "rope_theta"),
-        _rope(fields, local, family, head_dim, "rope_local_base_freq"),
+        _rope(fields, whole, reading, head_dim, "rope_theta"),
+        _rope(fields, local, reading, head_dim, local_theta),
     )
 
 
-def _rope(fields: Fields, part: Fields, family: str, head_dim: int, outer: str) -> RopeConfig:
+def _rope(fields: Fields, part: Fields, reading: Rope, head_dim: int, outer: str) -> RopeConfig:
     """The rope that `part` describes. outer: the config's own key for the base, where `part` has none."""
     theta = part.positive("rope_theta", fields.positive(outer))
     if theta <= 1:
@@ -95,8 +97,8 @@ def _rope(fields: Fields, part: Fields, family: str, head_dim: int, outer: str) 
             "Set the one the model was trained with.",
         )
     kind = part.values.get("rope_type", part.values.get("type", "default"))
-    rotary_dim = _rotary_dim(fields, part, family, head_dim, kind)
-    if kind in ("longrope", "su") or (family == "phi3" and kind == "yarn"):  # what Phi-3's first configs call it
+    rotary_dim = _rotary_dim(fields, part, reading, head_dim, kind)
+    if kind in ("longrope", "su") or (reading.yarn_is_longrope and kind == "yarn"):
         return _longrope(fields, part, theta, rotary_dim)
     if kind == "default":
         return RopeConfig(theta, rotary_dim)
@@ -135,14 +137,14 @@ def _rope(fields: Fields, part: Fields, family: str, head_dim: int, outer: str) 
     return RopeConfig(theta, rotary_dim, "llama3", factor, low, high, original_context=original)
 
 
-def _rotary_dim(fields: Fields, part: Fields, family: str, head_dim: int, kind: object) -> int:
+def _rotary_dim(fields: Fields, part: Fields, reading: Rope, head_dim: int, kind: object) -> int:
     """How many values of a head are rotated: only Phi's classes look at `partial_rotary_factor`."""
     share = part.positive("partial_rotary_factor", fields.positive("partial_rotary_factor", 1.0))
-    if share > 1 and family in ("phi", "phi3"):
+    if share > 1 and reading.partial:
         raise fields.refuse(
             "partial_rotary_factor", f"{share} of a head cannot be rotated.", "Set a share above 0 and not above 1."
         )
-    if family not in ("phi", "phi3"):
+    if not reading.partial:
         if kind != "default" and share != 1:  # transformers makes frequencies for a part, and then cannot rotate it
             raise fields.refuse("partial_rotary_factor", f"{share} of a head with the rope type {kind!r} is not known.")
         share = 1.0

@@ -215,7 +215,7 @@ class DecodeGraphs:
         """
         bnb = decoder.config.bnb
         outliers = bnb is not None and bnb.kind == "int8" and bnb.threshold > 0
-        return kernels.usable(decoder.device) and decoder.config.mlp != "experts" and not outliers
+        return kernels.usable(decoder.device) and not decoder.config.experts and not outliers
 
     def graph(self, rows: int, *, adapted: bool) -> DecodeGraph:
         """The graph for this many rows, 1 to `kernels.MAX_ROWS`."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from loradesk_engine.architectures.registry import IMAGE_CLASSES
 from loradesk_engine.commands import Quantize
 from loradesk_engine.errors import CheckpointError, ConfigError, RequestError
 from loradesk_engine.files import read_json_object
@@ -24,7 +25,7 @@ from loradesk_engine.formats.stored import StoredTensor
 from loradesk_engine.formats.tokenizer import Tokenizer, read_tokenizer
 from loradesk_engine.model.dequantize import QUANTIZATIONS, code_bits
 from loradesk_engine.model.quantized import GgufWeights
-from loradesk_engine.ordering.modules import OUTPUT_LAYER, WITH_IMAGES
+from loradesk_engine.ordering.modules import OUTPUT_LAYER
 
 
 class BaseSource(Protocol):
@@ -79,7 +80,7 @@ class FolderSource:
         self.hf_config: Mapping[str, Any] = read_json_object(self._folder / "config.json", error=ConfigError)
         self._weights = read_checkpoint(self.path)
         self.files = self._weights.files
-        if self.config.architecture in WITH_IMAGES:
+        if self.config.architecture in IMAGE_CLASSES:
             self._weights.rename(text_name)
         entries = self._weights.entries
         self.parameters = (

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loradesk_engine.architectures.architecture import Experts
 from loradesk_engine.errors import CheckpointError
 from loradesk_engine.formats.bnb import stored_matrix
 from loradesk_engine.formats.config import ModelConfig
@@ -100,7 +101,7 @@ class _Builder:
         config = self.config
         embedding, shared = self.embedding()
         layers = [self.layer(number) for number in range(config.num_layers)]
-        norm = self.norm("model.final_layernorm" if config.parallel else "model.norm")
+        norm = self.norm(config.family.names.final_norm)
         if shared is not None:
             index = self.index["lm_head"]
             bias = self.take("lm_head.bias", config.vocab_size) if config.lm_head_bias else None
@@ -130,73 +131,59 @@ class _Builder:
         )
 
     def layer(self, number: int) -> Layer:
-        config = self.config
+        config, names = self.config, self.config.family.names
         path = f"model.layers.{number}"
-        attention = f"{path}.self_attn"
         q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        sizes = {"qkv_proj": q_size + 2 * kv_size} if config.fused_qkv else {
-            "q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size
-        }  # fmt: skip
+        sizes = (q_size, kv_size, kv_size) if len(names.qkv) > 1 else (q_size + 2 * kv_size,)
         hidden = config.hidden_size
         return Layer(
-            input_norm=self.norm(f"{path}.input_layernorm"),
+            input_norm=self.norm(f"{path}.{names.input_norm}"),
             qkv=self.projection(
-                *(self.linear(f"{attention}.{name}", hidden, size, config.qkv_bias) for name, size in sizes.items())
+                *(
+                    self.linear(f"{path}.{name}", hidden, size, config.qkv_bias)
+                    for name, size in zip(names.qkv, sizes, strict=True)
+                )
             ),
-            o_proj=self.projection(
-                self.linear(f"{attention}.{'dense' if config.parallel else 'o_proj'}", q_size, hidden, config.o_bias)
-            ),
+            o_proj=self.projection(self.linear(f"{path}.{names.attention_out}", q_size, hidden, config.o_bias)),
             mlp=self.mlp(path),
-            mlp_norm=self.mlp_norm(path),
-            q_norm=self.norm(f"{attention}.q_norm", config.head_dim) if config.qk_norm else None,
-            k_norm=self.norm(f"{attention}.k_norm", config.head_dim) if config.qk_norm else None,
-            attention_norm=self.norm(f"{path}.post_attention_layernorm") if config.post_norms else None,
-            out_norm=self.norm(f"{path}.post_feedforward_layernorm") if config.post_norms else None,
+            mlp_norm=self.optional_norm(path, names.mlp_norm),
+            q_norm=self.optional_norm(path, names.q_norm, config.head_dim),
+            k_norm=self.optional_norm(path, names.k_norm, config.head_dim),
+            attention_norm=self.optional_norm(path, names.attention_norm),
+            out_norm=self.optional_norm(path, names.out_norm),
             window=config.windows[number],
         )
 
-    def mlp_norm(self, path: str) -> Norm | None:
-        if self.config.parallel:
-            return None
-        # "post attention" names the place before the MLP in most models, and a further norm where there is one
-        name = "pre_feedforward_layernorm" if self.config.post_norms else "post_attention_layernorm"
-        return self.norm(f"{path}.{name}")
-
     def mlp(self, path: str) -> Mlp:
-        config = self.config
+        config, names = self.config, self.config.family.names
+        if names.experts is not None:
+            return self.experts(path, names.experts)
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        activation = _activation(config)
-        mlp = f"{path}.mlp"
-        if config.mlp == "plain":
-            first, second = ("fc1", "fc2") if config.parallel else ("c_fc", "c_proj")
-            return PlainMlp(
-                self.projection(self.linear(f"{mlp}.{first}", hidden, inner, bias)),
-                self.projection(self.linear(f"{mlp}.{second}", inner, hidden, bias)),
-                activation,
+        width = 2 * inner if config.family.mlp == "fused" else inner
+        first = self.projection(*(self.linear(f"{path}.{name}", hidden, width, bias) for name in names.mlp_in))
+        second = self.projection(self.linear(f"{path}.{names.mlp_out}", inner, hidden, bias))
+        return (PlainMlp if config.family.mlp == "plain" else GatedMlp)(first, second, _activation(config))
+
+    def experts(self, path: str, names: Experts) -> ExpertsMlp:
+        config = self.config
+        hidden, inner = config.hidden_size, config.intermediate_size
+
+        def linear(number: int, name: str, in_features: int, out_features: int) -> Linear:
+            return self.linear(f"{path}.{names.path(number, name)}", in_features, out_features, False)
+
+        experts = [
+            GatedMlp(
+                self.projection(
+                    linear(number, names.gate, hidden, inner),
+                    linear(number, names.up, hidden, inner),
+                ),
+                self.projection(linear(number, names.down, inner, hidden)),
+                _activation(config),
             )
-        if config.mlp == "experts":
-            moe = f"{path}.block_sparse_moe"
-            experts = [
-                GatedMlp(
-                    self.projection(
-                        self.linear(f"{moe}.experts.{number}.w1", hidden, inner, False),
-                        self.linear(f"{moe}.experts.{number}.w3", hidden, inner, False),
-                    ),
-                    self.projection(self.linear(f"{moe}.experts.{number}.w2", inner, hidden, False)),
-                    activation,
-                )
-                for number in range(config.experts)
-            ]
-            router = self.projection(self.linear(f"{moe}.gate", hidden, config.experts, False))
-            return ExpertsMlp(router, experts, config.experts_per_token)
-        if config.mlp == "fused":
-            gate_up = self.projection(self.linear(f"{mlp}.gate_up_proj", hidden, 2 * inner, bias))
-        else:
-            gate_up = self.projection(
-                self.linear(f"{mlp}.gate_proj", hidden, inner, bias), self.linear(f"{mlp}.up_proj", hidden, inner, bias)
-            )
-        down = self.projection(self.linear(f"{mlp}.down_proj", inner, hidden, bias))
-        return GatedMlp(gate_up, down, activation)
+            for number in range(config.experts)
+        ]
+        router = self.projection(self.linear(f"{path}.{names.router}", hidden, config.experts, False))
+        return ExpertsMlp(router, experts, config.experts_per_token)
 
     def embedding(self) -> tuple[Embedding, Tensor | QuantizedMatrix | None]:
         """The embedding, and its matrix where the output layer shares it."""
@@ -276,9 +263,12 @@ class _Builder:
     def norm(self, path: str, size: int | None = None) -> Norm:
         size = size or self.config.hidden_size
         weight = self.take(f"{path}.weight", size)
-        if self.config.norm == "layer":
+        if self.config.family.norm == "layer":
             return LayerNorm(weight, self.take(f"{path}.bias", size), self.config.norm_eps)
         return (PlusOneRmsNorm if self.config.norm_plus_one else RmsNorm)(weight, self.config.norm_eps)
+
+    def optional_norm(self, path: str, name: str | None, size: int | None = None) -> Norm | None:
+        return None if name is None else self.norm(f"{path}.{name}", size)
 
     def take_packed(self, name: str, *shape: int) -> PackedMatrix | None:
         """The quantized matrix of this name as the file has it; None where it is not quantized or not to stay so."""

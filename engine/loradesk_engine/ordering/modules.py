@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from loradesk_engine.architectures.architecture import Architecture
+from loradesk_engine.architectures.registry import CLASSES, FAMILIES, IMAGE_CLASSES, MODEL_TYPES
 from loradesk_engine.errors import ConfigError
 from loradesk_engine.files import json_type
 from loradesk_engine.patterns import Matcher, PatternError
@@ -21,48 +23,7 @@ MAX_EXPERTS = 1_024
 MAX_DIGITS = 9  # of a layer's number in a path
 MAX_LINEARS = 2**17  # in all; the largest mixtures of experts have half as many
 
-_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-_LLAMA = (*_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-
-BLOCKS: Mapping[str, tuple[str, ...]] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "mixtral": (*_ATTENTION, "block_sparse_moe.gate"),  # and the experts, as many as the config says
-    "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "phi": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense", "mlp.fc1", "mlp.fc2"),
-    "phi3": ("self_attn.o_proj", "self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj"),
-    "starcoder2": (*_ATTENTION, "mlp.c_fc", "mlp.c_proj"),
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
-"""Model type -> the linears of one block, in the order of registration."""
-
-ARCHITECTURES: Mapping[str, str] = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "MixtralForCausalLM": "mixtral",
-    "GemmaForCausalLM": "gemma",
-    "Gemma2ForCausalLM": "gemma2",
-    "Gemma3ForConditionalGeneration": "gemma3_text",
-    "Gemma3ForCausalLM": "gemma3_text",
-    "PhiForCausalLM": "phi",
-    "Phi3ForCausalLM": "phi3",
-    "Starcoder2ForCausalLM": "starcoder2",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
-"""Class name in config.json -> model type."""
-
-WITH_IMAGES = ("Gemma3ForConditionalGeneration",)
-"""Those of them that see images as well, of which the text part is used."""
-
 _OF_THE_WHOLE = ("architectures", "eos_token_id", "quantization_config", "tie_word_embeddings")
-_EXPERT = ("w1", "w2", "w3")
-
-_QUANTIZED_LLAMA = _LLAMA
-_QUANTIZED_PHI3 = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.down_proj", "mlp.gate_up_proj")
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -72,7 +33,7 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
         ConfigError: it has no `text_config`.
     """
     architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures or architectures[0] not in WITH_IMAGES:
+    if not isinstance(architectures, list) or not architectures or architectures[0] not in IMAGE_CLASSES:
         return config
     text = config.get("text_config")
     if not isinstance(text, dict):
@@ -83,44 +44,43 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**text, "tie_word_embeddings": True, **outer}
 
 
-def model_type(config: Mapping[str, Any]) -> str:
-    """Key of `BLOCKS` for a config.json.
+def family_of(config: Mapping[str, Any]) -> Architecture:
+    """The family that a config.json names by its class, or by `model_type` where it names no class.
 
     Raises:
         ConfigError: the architecture is not supported or not named; lists those that are.
     """
     architectures = config.get("architectures")
     if isinstance(architectures, list) and architectures:
-        named = architectures[0]
-        found = ARCHITECTURES.get(named) if isinstance(named, str) else None
-        field = "architectures"
+        field, named, known = "architectures", architectures[0], CLASSES
     else:
-        named = config.get("model_type")
-        found = named if isinstance(named, str) and named in BLOCKS else None
-        field = "model_type"
+        field, named, known = "model_type", config.get("model_type"), MODEL_TYPES
+    found = known.get(named) if isinstance(named, str) else None
     if found is None:
         problem = f"The architecture {named!r} is not supported." if named else "The file names no architecture."
-        raise ConfigError(problem, field=field, remedy=f"Supported are {', '.join(sorted(ARCHITECTURES))}.")
+        raise ConfigError(problem, field=field, remedy=f"Supported are {', '.join(sorted(CLASSES))}.")
     return found
 
 
 def linear_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Full paths of all linears of a model in the order of registration, `lm_head` last.
 
-    Mixtral's experts carry their names on the hub and in classic transformers: in each block `block_sparse_moe.gate`,
-    then expert by expert w1, w2, w3. transformers 5 fuses the experts into two parameters without linears, so its own
-    model can no longer be asked for this order; adapters and ordering files that exist have these names.
-
     Raises:
         ConfigError: unsupported architecture, or the number of layers or experts is missing or out of range.
     """
-    kind = model_type(config)
+    family = family_of(config)
     config = text_part(config)
-    block = BLOCKS[kind]
-    if kind == "mixtral":
-        experts = _count(config, "num_local_experts", MAX_EXPERTS)
-        block += tuple(f"block_sparse_moe.experts.{e}.{name}" for e in range(experts) for name in _EXPERT)
-    layers = _count(config, "num_hidden_layers", MAX_LAYERS)
+    experts = 0 if family.names.experts is None else _count(config, "num_local_experts", MAX_EXPERTS)
+    return linear_paths(family, _count(config, "num_hidden_layers", MAX_LAYERS), experts)
+
+
+def linear_paths(family: Architecture, layers: int, experts: int) -> tuple[str, ...]:
+    """`linear_modules` of a model with so many layers and experts.
+
+    Raises:
+        ConfigError: they are too many together.
+    """
+    block = family.linears(experts)
     if layers * len(block) > MAX_LINEARS:
         raise ConfigError(
             f"{layers:,} layers of {len(block):,} linears are over our limit of {MAX_LINEARS:,}.",
@@ -198,14 +158,10 @@ def number_layers(paths: Iterable[str]) -> dict[str, int]:
 def quantized_names(config: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Names of the layers that adapters may sit on when the base is quantized; without a config, those of any model."""
     try:
-        kind = None if config is None else model_type(config)
+        families: tuple[Architecture, ...] = FAMILIES if config is None else (family_of(config),)
     except ConfigError:
-        kind = None
-    if kind == "phi3":
-        return (*_QUANTIZED_PHI3, OUTPUT_LAYER)
-    if kind is None:
-        return (*dict.fromkeys((*_QUANTIZED_LLAMA, *_QUANTIZED_PHI3)), OUTPUT_LAYER)
-    return (*_QUANTIZED_LLAMA, OUTPUT_LAYER)
+        families = FAMILIES
+    return (*dict.fromkeys(name for family in families for name in family.quantized), OUTPUT_LAYER)
 
 
 def unsupported_on_quantized(paths: Iterable[str], config: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from loradesk_engine.bench.memory import PeakMemory
 from loradesk_engine.bench.plan import Work
 from loradesk_engine.bench.prompts import Prompt
 from loradesk_engine.bench.subject import Subject
-from loradesk_engine.ordering.modules import model_type
+from loradesk_engine.ordering.modules import family_of
 
 
 class _TokenClock:
@@ -76,7 +76,8 @@ class TransformersPeer:
             model = transformers.AutoModelForCausalLM.from_pretrained(subject.path, dtype=subject.dtype)
             return model.to(subject.device)
         # a GGUF file's configuration names the class alone
-        config = transformers.AutoConfig.for_model(**{"model_type": model_type(subject.hf_config), **subject.hf_config})
+        model_type = family_of(subject.hf_config).model_type
+        config = transformers.AutoConfig.for_model(**{"model_type": model_type, **subject.hf_config})
         with _default_dtype(subject.dtype), torch.device(subject.device):
             return transformers.AutoModelForCausalLM.from_config(config)
 

@@ -1,0 +1,1 @@
+"""The model families that the decoder runs: one file a family, found by `registry`. Nothing here needs torch."""
