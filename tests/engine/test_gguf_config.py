@@ -249,6 +249,38 @@ def test_a_stretch_beside_divisors_is_refused(tmp_path: Path) -> None:
     assert caught.value.field == "llama.rope.scaling.factor"
 
 
+@pytest.mark.parametrize("tensor", ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"])
+def test_divisors_of_another_number_are_refused_by_their_tensor(plain: dict[str, Path], tensor: str) -> None:
+    file = read_gguf(plain["phi3"])
+    start = file.tensors["token_embd.weight"].start
+    size = {name: 3 if name == tensor else 8 for name in (tensor, "rope_factors_long.weight")}
+    if tensor == "rope_freqs.weight":
+        size = {tensor: 3}
+    more = {name: GgufTensor(name, "F32", (count,), start, 4 * count) for name, count in size.items()}
+    object.__setattr__(file, "tensors", MappingProxyType({**file.tensors, **more}))
+    raw = np.ones(max(size.values()), np.float32).view(np.uint8)
+    object.__setattr__(file, "raw", lambda name: raw[: 4 * size[name]])
+    with pytest.raises(ConfigError) as caught:
+        GgufModel(file)
+    assert caught.value.field == tensor
+
+
+@pytest.mark.parametrize("end", ["eos", "eot", "eom"])
+def test_an_end_that_is_no_token_is_refused_by_its_key(plain: dict[str, Path], end: str) -> None:
+    file = read_gguf(plain["llama"])
+    key = f"tokenizer.ggml.{end}_token_id"
+    object.__setattr__(file, "metadata", MappingProxyType({**file.metadata, key: -1}))
+    with pytest.raises(ConfigError) as caught:
+        GgufModel(file)
+    assert caught.value.field == key
+
+
+def test_a_stretch_by_its_older_name_is_refused_by_it(plain: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        model_with(plain["llama"], rope__scale_linear=0.5)
+    assert caught.value.field == "llama.rope.scale_linear"
+
+
 def test_a_context_that_longrope_cannot_count_from_is_refused(tmp_path: Path) -> None:
     keys = {"rope__scaling__original_context_length": 1}
     write(Case("Phi3", {}, keys, longrope(8)), tmp_path / "m.gguf")

@@ -28,3 +28,9 @@ CLASSES: Mapping[str, Architecture] = {
 
 IMAGE_CLASSES: frozenset[str] = frozenset(name for family in FAMILIES for name in family.image_classes)
 """Classes that also see images, of which the text part is used."""
+
+GGUF: Mapping[str, tuple[Architecture, ...]] = {
+    name: tuple(family for family in FAMILIES if family.gguf is not None and family.gguf.name == name)
+    for name in sorted({family.gguf.name for family in FAMILIES if family.gguf is not None})
+}
+"""`general.architecture` of a GGUF file -> families; llama.cpp has one name for several."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loradesk_engine.architectures.registry import MODEL_TYPES
 from loradesk_engine.errors import RequestError
 
 STD = 0.02  # as transformers initialises matrices
@@ -132,6 +133,7 @@ class RandomWeights(Mapping[str, Tensor]):
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of a Llama, Mistral or Qwen2 checkpoint with this config.json."""
+    family = MODEL_TYPES[config["model_type"]]
     hidden, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     head = config.get("head_dim") or hidden // config["num_attention_heads"]
     queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
@@ -140,7 +142,7 @@ def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         layer = f"model.layers.{number}"
         for name, size in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
             shapes[f"{layer}.self_attn.{name}.weight"] = (size, hidden)
-            if config["model_type"] == "qwen2":
+            if family.qkv_bias is True:
                 shapes[f"{layer}.self_attn.{name}.bias"] = (size,)
         shapes[f"{layer}.self_attn.o_proj.weight"] = (hidden, queries)
         shapes[f"{layer}.mlp.gate_proj.weight"] = (inner, hidden)

@@ -15,6 +15,7 @@ import torch
 from loradesk_engine.adapters.classifier import Classifier
 from loradesk_engine.adapters.load import LoadedAdapters
 from loradesk_engine.adapters.mixture import Mixture
+from loradesk_engine.bench.config_json import config_json
 from loradesk_engine.bench.plan import Plan, Work
 from loradesk_engine.bench.random_adapters import (
     LOUD,
@@ -219,7 +220,9 @@ class DiskSubject(Subject):
         self.path = path
         decoder = EngineCore.load(self._settings).decoder  # also brings the file into memory, for every contender
         sizes = {linear.path: (linear.in_features, linear.out_features) for linear in decoder.linears}
-        super().__init__(path.name, source.hf_config, source.config, sizes, plan, folder, decoder.device, decoder.dtype)
+        super().__init__(
+            path.name, config_json(source.config), source.config, sizes, plan, folder, decoder.device, decoder.dtype
+        )
 
     def prepare(self, work: Work) -> None:
         if work.mode == "lora":

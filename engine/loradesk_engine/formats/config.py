@@ -246,9 +246,9 @@ def periodic_windows(window: int, period: int | None, layers: int) -> tuple[int 
     return tuple(window if period is None or (number + 1) % period else None for number in range(layers))
 
 
-def token_ids(value: object, file: str | os.PathLike[str]) -> tuple[int, ...]:
-    """`eos_token_id` of a config: absent, one id or several."""
+def token_ids(value: object, file: str | os.PathLike[str], field: str = "eos_token_id") -> tuple[int, ...]:
+    """A field that holds token ids: absent, one id or several."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
-        raise ConfigError(f"{value!r} is not a token id or a list of them.", file=file, field="eos_token_id")
+        raise ConfigError(f"{value!r} is not a token id or a list of them.", file=file, field=field)
     return tuple(ids)

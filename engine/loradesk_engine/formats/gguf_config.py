@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file as the config.json that Hugging Face would have written, and the decoder it describes.
+"""The metadata of a GGUF file, read into the description of the decoder.
 
 Keys and what they mean when they are absent are llama.cpp's (`llama-arch.cpp`, `llama-model.cpp`). A key that changes
 the results and that the decoder does not follow is refused by name.
@@ -6,50 +6,18 @@ the results and that the decoder does not follow is refused by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from loradesk_engine.architectures.architecture import Architecture, Gguf, Windows
 from loradesk_engine.errors import ConfigError, FileFormatError
-from loradesk_engine.files import finite_number
-from loradesk_engine.formats.config import ModelConfig, parse_config
-from loradesk_engine.formats.gguf_keys import ARCHITECTURES, Keys
-from loradesk_engine.formats.gguf_rope import gguf_rope
-
-RENAMED = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "max_position_embeddings": "context_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "norm_epsilon": "attention.layer_norm_epsilon",
-}
-"""Hugging Face's names -> those after the architecture's, for values that both have."""
-ELSEWHERE = {
-    "num_local_experts": "expert_count",
-    "num_experts_per_tok": "expert_used_count",
-    "sliding_window": "attention.sliding_window",
-    "sliding_window_pattern": "attention.sliding_window_pattern",
-    "layer_types": "attention.sliding_window_pattern",
-    "query_pre_attn_scalar": "attention.key_length",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-    "rope_theta": "rope.freq_base",
-    "partial_rotary_factor": "rope.dimension_count",
-    "rope_parameters": "rope.scaling.type",
-    "factor": "rope.scaling.factor",
-    "original_max_position_embeddings": "rope.scaling.original_context_length",
-    "attention_factor": "rope.scaling.attn_factor",
-    "beta_fast": "rope.scaling.yarn_beta_fast",
-    "beta_slow": "rope.scaling.yarn_beta_slow",
-}
-"""The same for what is worked out from other values, to name the file's key in errors."""
-TENSORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+from loradesk_engine.formats.config import ACTIVATIONS, ModelConfig, periodic_windows, token_ids
+from loradesk_engine.formats.gguf_keys import Keys
+from loradesk_engine.formats.gguf_rope import gguf_ropes
+from loradesk_engine.ordering.modules import MAX_EXPERTS, linear_paths
 
 WITHOUT_EFFECT: Mapping[str, Collection[Any]] = {
     "leading_dense_block_count": (0,),
@@ -98,49 +66,71 @@ SAME = {
     "rope.dimension_count_swa": "rope.dimension_count",
 }
 """Keys that the decoder does not follow, and others whose value they may have."""
-WINDOWED = ("gemma2", "gemma3", "phi3", "starcoder2", "llama")
 
 
-def read_gguf_config(keys: Keys) -> tuple[dict[str, Any], ModelConfig]:
-    """What config.json would say, for the ordering file's check, and the decoder.
+def read_gguf_config(keys: Keys) -> ModelConfig:
+    """The decoder that a file describes.
 
     Raises:
         ConfigError, FileFormatError: a key is missing, malformed or not supported; names file and key.
     """
     _refuse_unsupported(keys)
-    values = _values(keys)
-    try:
-        config = parse_config(values, keys.file.path)
-    except ConfigError as problem:
-        raise _named(problem, keys) from None
-    config = replace(config, norm_plus_one=False)  # a GGUF file holds Gemma's norms with the one added
-    if keys.architecture in ("llama", "qwen2", "qwen3"):  # each bias by itself, where Hugging Face has one switch
-        config = replace(
-            config,
-            qkv_bias=keys.has("blk.0.attn_q.bias"),
-            o_bias=keys.has("blk.0.attn_output.bias"),
-            mlp_bias=keys.has("blk.0.ffn_up.bias"),
-        )
-    scale = keys.value("attention.scale", 0)
-    if scale != 0:
-        found = finite_number(scale)
-        if found is None or found < 0:
-            raise keys.refuse("attention.scale", f"A number above 0 is expected, not {scale!r}.")
-        config = replace(config, attention_scale=found)
-    return {key: value for key, value in values.items() if value is not None}, config
+    family = _family(keys)
+    gguf = family.gguf
+    assert gguf is not None
+    hidden = keys.integer("embedding_length", high=2**20)
+    heads = keys.integer("attention.head_count", high=2**12)
+    kv_heads = keys.integer("attention.head_count_kv", heads, high=2**12)
+    if heads % kv_heads:
+        raise keys.refuse("attention.head_count_kv", f"{heads} heads cannot share {kv_heads} key-value heads.")
+    if keys.value("attention.key_length") is None and hidden % heads:
+        raise keys.refuse("attention.head_count", f"{hidden} hidden values cannot be split over {heads} heads.")
+    head_dim = keys.integer("attention.key_length", hidden // heads, high=2**12)
+    layers = keys.integer("block_count", high=2**12)
+    experts, experts_per_token = _experts(keys, family)
+    rope, local_rope = gguf_ropes(keys, family.rope, head_dim)
+    eps = "attention.layer_norm_epsilon" if family.norm == "layer" else "attention.layer_norm_rms_epsilon"
+    return ModelConfig(
+        architecture=family.classes[0],
+        family=family,
+        linear_paths=_linear_paths(keys, family, layers, experts),
+        vocab_size=_vocabulary(keys),
+        hidden_size=hidden,
+        intermediate_size=keys.integer("feed_forward_length", high=2**22),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        context=keys.integer("context_length", high=2**26),
+        norm_eps=keys.number(eps),
+        activation=ACTIVATIONS[family.defaults[family.activation_key]],
+        rope=rope,
+        windows=_windows(keys, family, gguf, layers),
+        attention_scale=_attention_scale(keys, family, gguf, hidden // heads, head_dim),
+        norm_plus_one=False,  # the file holds such norms with the one added
+        local_rope=local_rope,
+        attention_cap=_cap(keys, "attn_logit_softcapping", family) if family.capped_attention else None,
+        logits_cap=_cap(keys, "final_logit_softcapping", family) if family.capped_logits else None,
+        qkv_bias=gguf.biases and keys.has("blk.0.attn_q.bias"),
+        o_bias=gguf.biases and keys.has("blk.0.attn_output.bias"),
+        mlp_bias=gguf.biases and keys.has("blk.0.ffn_up.bias"),
+        lm_head_bias=family.lm_head_bias,
+        experts=experts,
+        experts_per_token=experts_per_token,
+        embedding_scale=math.sqrt(hidden) if family.scaled_embedding else None,
+        tie_embeddings=not keys.has("output.weight"),
+        eos_token_ids=_ends(keys),
+    )
 
 
-def _named(problem: ConfigError, keys: Keys) -> ConfigError:
-    """An error about config.json as one about the file: with the name that its key has there."""
-    field = problem.field or ""
-    key = RENAMED.get(field, ELSEWHERE.get(field))
-    if key is not None:
-        field = keys.name(key)
-    elif field == "eos_token_id":
-        field = f"tokenizer.ggml.{field}"
-    else:
-        field = TENSORS.get(field, "token_embd.weight" if field == "vocab_size" else field)
-    return ConfigError(problem.problem, file=problem.file, field=field or "header", remedy=problem.remedy)
+def _family(keys: Keys) -> Architecture:
+    """The family of the file's model: the metadata distinguishes those that llama.cpp calls by one name."""
+    if len(keys.families) == 1:
+        return keys.families[0]
+    experts = bool(keys.value("expert_count", 0))
+    window = keys.value("attention.sliding_window") not in (None, 0)
+    found = [family for family in keys.families if (family.names.experts is not None) == experts]
+    return next((family for family in found if (family.windows is not None) == window), found[0])
 
 
 def _refuse_unsupported(keys: Keys) -> None:
@@ -153,11 +143,11 @@ def _refuse_unsupported(keys: Keys) -> None:
             remedy="Merge the parts to one file with llama-gguf-split.",
         )
     neutral = dict(WITHOUT_EFFECT)
-    if keys.architecture != "llama":
+    if not any(family.names.experts is not None for family in keys.families):
         neutral["expert_count"] = (0,)
-    if keys.architecture != "gemma2":
+    if not any(family.capped_attention for family in keys.families):
         neutral["attn_logit_softcapping"] = (0,)
-    if keys.architecture not in ("gemma2", "gemma3"):
+    if not any(family.capped_logits for family in keys.families):
         neutral["final_logit_softcapping"] = (0,)
     for key, allowed in neutral.items():
         for value in keys.every(key) or []:
@@ -169,89 +159,103 @@ def _refuse_unsupported(keys: Keys) -> None:
         if value is not None and value != expected:
             raise keys.refuse(key, f"{value!r} is not supported where {other} is {expected!r}.")
     theta = keys.value("rope.freq_base", 10_000.0)
-    if keys.architecture != "gemma3" and keys.value("rope.freq_base_swa", theta) != theta:
+    one_base = not any(family.rope.local_theta for family in keys.families)
+    if one_base and keys.value("rope.freq_base_swa", theta) != theta:
         raise keys.refuse("rope.freq_base_swa", f"The architecture {keys.architecture!r} has one base for all layers.")
 
 
-def _values(keys: Keys) -> dict[str, Any]:
-    """config.json as Hugging Face would write it; `parse_config` checks the values. What the file lacks is null, not
-    left out: the defaults of Hugging Face's classes are not llama.cpp's.
-    """
-    embedding = keys.file.tensors.get("token_embd.weight")
-    if embedding is None or len(embedding.shape) != 2:
-        raise FileFormatError("The embedding is missing.", file=keys.file.path, field="token_embd.weight")
-    pieces = keys.plain("tokenizer.ggml.model") == "llama"
-    ends = (("eos", 2 if pieces else None), ("eot", None), ("eom", None))
-    values: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[keys.architecture]],
-        "_name_or_path": keys.plain("general.basename"),
-        "vocab_size": embedding.shape[0],
-        **{name: keys.value(key) for name, key in RENAMED.items()},
-        "tie_word_embeddings": not keys.has("output.weight"),
-        "attention_bias": keys.has("blk.0.attn_q.bias"),
-        "use_bias": keys.has("blk.0.ffn_up.bias"),
-        "eos_token_id": [token for end in ends if (token := _token(keys, *end)) is not None],
-        **gguf_rope(keys, _hidden_per_head(keys)),
-        **_windows(keys),
-    }
-    if keys.architecture == "llama":
-        experts = keys.value("expert_count", 0)
-        if experts:
-            values |= {"num_local_experts": experts, "num_experts_per_tok": keys.value("expert_used_count", 2)}
-        if experts or values["sliding_window"] is not None:
-            values["architectures"] = ["MixtralForCausalLM" if experts else "MistralForCausalLM"]
-    if keys.architecture.startswith("gemma"):
-        values |= {"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
-    if keys.architecture == "starcoder2":
-        values["hidden_act"] = "gelu_pytorch_tanh"
-    if keys.architecture == "gemma2":
-        values |= {
-            "attn_logit_softcapping": keys.value("attn_logit_softcapping", 50.0),
-            "final_logit_softcapping": keys.value("final_logit_softcapping", 30.0),
-        }
-    if keys.architecture == "gemma3":
-        values["final_logit_softcapping"] = keys.value("final_logit_softcapping") or None
-    if keys.architecture in ("gemma2", "gemma3"):
-        values["query_pre_attn_scalar"] = _scalar(keys)
-    return values
-
-
-def _token(keys: Keys, name: str, default: int | None) -> Any:
-    return keys.plain(f"tokenizer.ggml.{name}_token_id", default)
-
-
 def _hidden_per_head(keys: Keys) -> int | None:
-    """Hidden size / heads; None where the file does not hold them as numbers, which the config's check tells."""
+    """Hidden size / heads; None where the file does not hold them as numbers, which is refused later."""
     hidden, heads = keys.value("embedding_length"), keys.value("attention.head_count")
     return hidden // heads if type(hidden) is int and type(heads) is int and heads > 0 else None
 
 
-def _scalar(keys: Keys) -> Any:
-    """Gemma 2's and 3's `query_pre_attn_scalar`, which files do not hold: the 27B models, known by their layers, divide
-    by hidden size / heads, the others by the head's size."""
-    if keys.value("block_count") == {"gemma2": 46, "gemma3": 62}[keys.architecture]:
-        return _hidden_per_head(keys)
-    return keys.value("attention.key_length", 256)
+def _vocabulary(keys: Keys) -> int:
+    name, file = "token_embd.weight", keys.file.path
+    embedding = keys.file.tensors.get(name)
+    if embedding is None or len(embedding.shape) != 2:
+        raise FileFormatError("The embedding is missing.", file=file, field=name)
+    if not 1 <= embedding.shape[0] < 2**24:
+        raise FileFormatError(f"A vocabulary of {embedding.shape[0]:,} is out of range.", file=file, field=name)
+    return embedding.shape[0]
 
 
-def _windows(keys: Keys) -> dict[str, Any]:
-    """`sliding_window`, and which layers have it where the architecture mixes them."""
-    gemma2 = keys.architecture == "gemma2"
-    window = keys.value("attention.sliding_window", 4096 if gemma2 else None)
-    if window is None or window == 0:  # Phi-4's files say with a 0 that they have none
-        return {"sliding_window": None}
-    if keys.architecture not in WINDOWED:
+def _experts(keys: Keys, family: Architecture) -> tuple[int, int]:
+    """How many experts there are, and how many of them serve a token; 0 and 0 without a mixture of experts."""
+    if family.names.experts is None:
+        return 0, 0
+    experts = keys.integer("expert_count", high=MAX_EXPERTS + 1)
+    chosen = keys.integer("expert_used_count", 2, high=2**12)
+    if chosen > experts:
+        raise keys.refuse("expert_used_count", f"{chosen} of {experts} experts cannot be chosen.")
+    return experts, chosen
+
+
+def _linear_paths(keys: Keys, family: Architecture, layers: int, experts: int) -> tuple[str, ...]:
+    try:
+        return linear_paths(family, layers, experts)
+    except ConfigError as problem:
+        raise keys.refuse("block_count", problem.problem, problem.remedy) from None
+
+
+def _ends(keys: Keys) -> tuple[int, ...]:
+    """The ids that end an answer."""
+    ends: list[int] = []
+    for name in ("eos", "eot", "eom"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        default = 2 if name == "eos" and keys.plain("tokenizer.ggml.model") == "llama" else None
+        ends += token_ids(keys.plain(key, default), keys.file.path, key)
+    return tuple(ends)
+
+
+def _attention_scale(keys: Keys, family: Architecture, gguf: Gguf, hidden_per_head: int, head_dim: int) -> float:
+    """The factor of the products of queries and keys. Files do not hold Gemma 2's and 3's `query_pre_attn_scalar`."""
+    given = keys.number("attention.scale", 0)
+    if given < 0:
+        raise keys.refuse("attention.scale", f"A number above 0 is expected, not {given!r}.")
+    if given:
+        return given
+    if family.scale_key is None:
+        return float(head_dim**-0.5)
+    if keys.value("block_count") == gguf.wide_layers:
+        return float(hidden_per_head**-0.5)
+    return float(keys.integer("attention.key_length", family.defaults["head_dim"]) ** -0.5)
+
+
+def _cap(keys: Keys, key: str, family: Architecture) -> float | None:
+    """A soft cap. Where a file of the family need not have one, a 0 means none as well."""
+    default = family.defaults[key]
+    if default is None and keys.value(key) in (None, 0):
+        return None
+    return keys.positive(key, default)
+
+
+def _windows(keys: Keys, family: Architecture, gguf: Gguf, layers: int) -> tuple[int | None, ...]:
+    """The sliding window of each layer."""
+    given = keys.value("attention.sliding_window", gguf.default_window)
+    if given is None or given == 0:  # Phi-4's files say with a 0 that they have none
+        return (None,) * layers
+    which = family.windows
+    if not gguf.windows or which is None:
         raise keys.refuse(
             "attention.sliding_window", f"A window is not supported for the architecture {keys.architecture!r}."
         )
-    pattern = keys.every("attention.sliding_window_pattern")
-    if pattern is None:
-        return {"sliding_window": window}
-    if keys.architecture not in ("gemma2", "gemma3"):
-        raise keys.refuse("attention.sliding_window_pattern", f"{keys.architecture!r} has a window on every layer.")
-    if isinstance(keys.file.metadata[keys.name("attention.sliding_window_pattern")], list | np.ndarray):
-        kinds = ["sliding_attention" if flag else "full_attention" for flag in pattern]  # one for each layer
-        return {"sliding_window": window, "layer_types": kinds}
-    if gemma2 and pattern != [2]:
-        raise keys.refuse("attention.sliding_window_pattern", f"{pattern[0]!r} is not supported, 2 is.")
-    return {"sliding_window": window, "sliding_window_pattern": pattern[0]}
+    window = keys.integer("attention.sliding_window", gguf.default_window)
+    key = "attention.sliding_window_pattern"
+    pattern = keys.every(key)
+    if pattern is not None and not which.mixed:
+        raise keys.refuse(key, f"{keys.architecture!r} has a window on every layer.")
+    if isinstance(keys.file.metadata.get(keys.name(key)), list | np.ndarray):
+        if pattern is None or len(pattern) != layers:
+            raise keys.refuse(key, f"A list of {layers} flags is expected.")
+        return tuple(window if flag else None for flag in pattern)
+    return periodic_windows(window, _period(keys, key, family, which), layers)
+
+
+def _period(keys: Keys, key: str, family: Architecture, which: Windows) -> int | None:
+    """Every how many layers one is without a window."""
+    if isinstance(which.period, str):
+        return keys.integer(key, family.defaults[which.period])
+    if keys.value(key, which.period) != which.period:
+        raise keys.refuse(key, f"{keys.value(key)!r} is not supported, only {which.period}.")
+    return which.period

@@ -6,20 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from loradesk_engine.architectures.registry import GGUF
 from loradesk_engine.errors import ConfigError
+from loradesk_engine.formats.fields import Fields
 from loradesk_engine.formats.gguf import GgufFile
-
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "phi3": "Phi3ForCausalLM",
-    "gemma": "GemmaForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3": "Gemma3ForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "starcoder2": "Starcoder2ForCausalLM",
-}
-"""`general.architecture` -> name of the Hugging Face class."""
 
 
 class Keys:
@@ -28,6 +18,7 @@ class Keys:
     Attributes:
         file: the file.
         architecture: its `general.architecture`.
+        families: those that llama.cpp calls so.
 
     Raises:
         ConfigError: the architecture is not supported.
@@ -35,15 +26,17 @@ class Keys:
 
     def __init__(self, file: GgufFile) -> None:
         found = file.metadata.get("general.architecture")
-        if not isinstance(found, str) or found not in ARCHITECTURES:
+        if not isinstance(found, str) or found not in GGUF:
             raise ConfigError(
                 f"The architecture {found!r} is not supported.",
                 file=file.path,
                 field="general.architecture",
-                remedy=f"Supported: {', '.join(ARCHITECTURES)}.",
+                remedy=f"Supported: {', '.join(GGUF)}.",
             )
         self.file = file
         self.architecture = found
+        self.families = GGUF[found]
+        self._fields = Fields(file.metadata, file.path)
 
     def name(self, key: str) -> str:
         """The full key in the file."""
@@ -63,6 +56,21 @@ class Keys:
         if isinstance(value, list | np.ndarray):
             raise ConfigError("One value is expected, not an array.", file=self.file.path, field=name)
         return value
+
+    def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = 2**31) -> int:
+        """A whole number from `low` up to but not including `high`; an error if it is missing without a default."""
+        self.value(key)
+        return self._fields.integer(self.name(key), default, low=low, high=high)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number, as `integer`."""
+        self.value(key)
+        return self._fields.number(self.name(key), default)
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0, as `integer`."""
+        self.value(key)
+        return self._fields.positive(self.name(key), default)
 
     def every(self, key: str) -> list[Any] | None:
         """The elements of an array, or a scalar as a list of one; None if the key is missing."""

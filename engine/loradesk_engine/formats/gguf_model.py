@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from loradesk_engine.architectures.architecture import Names
 from loradesk_engine.errors import FileFormatError
+from loradesk_engine.formats.config import ModelConfig
 from loradesk_engine.formats.gguf import GgufFile, GgufTensor
 from loradesk_engine.formats.gguf_config import read_gguf_config
 from loradesk_engine.formats.gguf_keys import Keys
 from loradesk_engine.formats.gguf_rope import ROPE_TENSORS
 from loradesk_engine.formats.stored import StoredTensor
 
-OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-BLOCK = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_qkv": "self_attn.qkv_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_GEMMA = {
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
-OTHERWISE: Mapping[str, Mapping[str, str]] = {
-    "phi3": {"ffn_up": "mlp.gate_up_proj"},
-    "starcoder2": {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
-    "gemma2": _GEMMA,
-    "gemma3": _GEMMA,
-}
 PLAIN = ("F32", "F16", "BF16")
 """Types of which a row can be cut anywhere."""
-EXPERTS = {"ffn_gate_exps": "w1", "ffn_down_exps": "w2", "ffn_up_exps": "w3"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +42,7 @@ class GgufModel:
 
     Attributes:
         config: the decoder.
-        hf_config: what config.json would say, for the ordering file's check.
+        hf_config: what the ordering file's check reads in a config.json.
         names: Hugging Face's names of the tensors.
 
     Raises:
@@ -78,7 +54,10 @@ class GgufModel:
         self.path = file.path
         keys = Keys(file)
         self._architecture = keys.architecture
-        self.hf_config, self.config = read_gguf_config(keys)
+        self.config = read_gguf_config(keys)
+        gguf = self.config.family.gguf
+        self._permuted = gguf is not None and gguf.permuted
+        self.hf_config = _hf_config(keys, self.config)
         self._places = dict(self._named())
 
     @property
@@ -106,9 +85,9 @@ class GgufModel:
             raw, shape = raw[expert * size : (expert + 1) * size], shape[1:]
         rows = shape[0] if len(shape) > 1 else 1
         matrix = raw.reshape(rows, -1)
-        if self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if self._permuted and name.endswith(("q_proj.weight", "k_proj.weight")):
             matrix = self._unpermuted(matrix, name)
-        elif self._architecture == "llama" and name.endswith(("q_proj.bias", "k_proj.bias")):
+        elif self._permuted and name.endswith(("q_proj.bias", "k_proj.bias")):
             matrix = self._unpermuted(matrix.reshape(shape[0], -1), name).reshape(1, -1)
         return Stored(matrix, tensor.type, shape)
 
@@ -126,7 +105,9 @@ class GgufModel:
 
     def _named(self) -> Iterator[tuple[str, tuple[GgufTensor, int | None]]]:
         """Hugging Face's names with the tensors, and the number of the expert in a stack of them."""
-        block_names = {**BLOCK, **OTHERWISE.get(self._architecture, {})}
+        names = self.config.family.names
+        outer = {"token_embd": "model.embed_tokens", "output_norm": names.final_norm, "output": "lm_head"}
+        block_names, stacks = _block_names(names), _stacks(names)
         for tensor in self.file.tensors.values():
             if tensor.name in ROPE_TENSORS:
                 continue
@@ -134,23 +115,21 @@ class GgufModel:
             block, number, part = (*stem.split(".", 2), "", "")[:3]
             if not tensor.shape:
                 raise self._malformed(tensor, "The tensor has no dimensions.")
-            reordered = self._architecture == "llama" and part in ("attn_q", "attn_k") and kind == "bias"
+            reordered = self._permuted and part in ("attn_q", "attn_k") and kind == "bias"
             if reordered and (tensor.type not in PLAIN or len(tensor.shape) != 1):
                 problem = f"A vector of {', '.join(PLAIN)} is expected, not {tensor.type} {list(tensor.shape)}."
                 raise self._malformed(tensor, problem)
-            if stem in OUTER:
-                yield f"{OUTER[stem]}.{kind}", (tensor, None)
+            if stem in outer:
+                yield f"{outer[stem]}.{kind}", (tensor, None)
                 continue
             if block != "blk" or not self._is_layer(number):
                 raise self._not_part(tensor)
             path = f"model.layers.{number}"
             if part in block_names:
                 yield f"{path}.{block_names[part]}.{kind}", (tensor, None)
-            elif part == "ffn_gate_inp" and self.config.experts:
-                yield f"{path}.block_sparse_moe.gate.{kind}", (tensor, None)
-            elif part in EXPERTS and len(tensor.shape) == 3 and tensor.shape[0] == self.config.experts:
+            elif names.experts and part in stacks and len(tensor.shape) == 3 and tensor.shape[0] == self.config.experts:
                 for expert in range(self.config.experts):
-                    yield f"{path}.block_sparse_moe.experts.{expert}.{EXPERTS[part]}.{kind}", (tensor, expert)
+                    yield f"{path}.{names.experts.path(expert, stacks[part])}.{kind}", (tensor, expert)
             else:
                 raise self._not_part(tensor)
 
@@ -171,3 +150,44 @@ class GgufModel:
 
     def _malformed(self, tensor: GgufTensor, problem: str) -> FileFormatError:
         return FileFormatError(problem, file=self.path, field=tensor.name, remedy="Download or copy the file again.")
+
+
+def _block_names(names: Names) -> dict[str, str]:
+    """llama.cpp's names of the tensors of a layer -> the family's."""
+    qkv = ("attn_q", "attn_k", "attn_v") if len(names.qkv) > 1 else ("attn_qkv",)
+    pairs: list[tuple[str, str | None]] = [
+        ("attn_norm", names.input_norm),
+        *zip(qkv, names.qkv, strict=True),
+        ("attn_q_norm", names.q_norm),
+        ("attn_k_norm", names.k_norm),
+        ("attn_output", names.attention_out),
+        ("post_attention_norm", names.attention_norm),
+        ("ffn_norm", names.mlp_norm),
+        ("post_ffw_norm", names.out_norm),
+    ]
+    if names.experts is None:
+        mlp = ("ffn_gate", "ffn_up") if len(names.mlp_in) > 1 else ("ffn_up",)
+        pairs += [*zip(mlp, names.mlp_in, strict=True), ("ffn_down", names.mlp_out)]
+    else:
+        pairs.append(("ffn_gate_inp", names.experts.router))
+    return {theirs: ours for theirs, ours in pairs if ours is not None}
+
+
+def _stacks(names: Names) -> dict[str, str]:
+    """llama.cpp's names of the tensors that hold a linear of all experts of a layer -> the linear's name."""
+    if names.experts is None:
+        return {}
+    return {
+        "ffn_gate_exps": names.experts.gate,
+        "ffn_up_exps": names.experts.up,
+        "ffn_down_exps": names.experts.down,
+    }
+
+
+def _hf_config(keys: Keys, config: ModelConfig) -> dict[str, Any]:
+    """The keys of a config.json that the ordering file's check reads."""
+    values: dict[str, Any] = {"architectures": [config.architecture], "num_hidden_layers": config.num_layers}
+    if config.experts:
+        values["num_local_experts"] = config.experts
+    name = keys.plain("general.basename")
+    return values if name is None else {**values, "_name_or_path": name}

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from loradesk_engine.architectures.architecture import Rope
 from loradesk_engine.formats.fields import Fields
+from loradesk_engine.formats.rope_checks import (
+    checked_attention,
+    checked_beta,
+    checked_divisors,
+    checked_factor,
+    checked_rotary_dim,
+    checked_theta,
+    longrope_attention,
+    yarn_attention,
+)
 
 RopeType = Literal["default", "linear", "llama3", "yarn", "longrope"]
-
-BETAS = (1e-3, 1e6)
-"""Turns in the original context that YaRN's ramp may begin or end at; its paper has 1 and 32."""
-
-ATTENTION_FACTORS = (1e-2, 1e2)
-"""What cosines and sines may be multiplied by; stretched models have 1 to 2."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,10 @@ def _two_ropes(fields: Fields, reading: Rope, local_theta: str, head_dim: int) -
 
 def _rope(fields: Fields, part: Fields, reading: Rope, head_dim: int, outer: str) -> RopeConfig:
     """The rope that `part` describes. outer: the config's own key for the base, where `part` has none."""
-    theta = part.positive("rope_theta", fields.positive(outer))
-    if theta <= 1:
-        field_name = outer if part.values.get("rope_theta") is None else "rope_theta"
-        raise fields.refuse(
-            field_name,
-            f"The base of the frequencies is {theta}, not above 1.",
-            "Set the one the model was trained with.",
-        )
+    outside = part.values.get("rope_theta") is None
+    theta = checked_theta(
+        part.positive("rope_theta", fields.positive(outer)), partial(fields.refuse, outer if outside else "rope_theta")
+    )
     kind = part.values.get("rope_type", part.values.get("type", "default"))
     rotary_dim = _rotary_dim(fields, part, reading, head_dim, kind)
     if kind in ("longrope", "su") or (reading.yarn_is_longrope and kind == "yarn"):
@@ -108,9 +108,7 @@ def _rope(fields: Fields, part: Fields, reading: Rope, head_dim: int, outer: str
             f"The rope type {kind!r} is not supported.",
             "Supported: default, linear, dynamic, llama3, yarn, longrope.",
         )
-    factor = part.positive("factor")
-    if factor < 1:
-        raise part.refuse("factor", f"The rope's factor {factor} is under 1.")
+    factor = checked_factor(part.positive("factor"), partial(part.refuse, "factor"))
     if kind == "dynamic":  # changes nothing up to max_position_embeddings, and no longer context can be chosen
         return RopeConfig(theta, rotary_dim)
     if kind == "linear":
@@ -119,7 +117,10 @@ def _rope(fields: Fields, part: Fields, reading: Rope, head_dim: int, outer: str
     if kind == "yarn":
         fast, slow = _beta(part, "beta_fast", 32.0), _beta(part, "beta_slow", 1.0)
         truncate = part.boolean("truncate", True)
-        attention = _sensible_attention(part, part.optional("attention_factor") or _yarn_attention(part, factor))
+        attention = checked_attention(
+            part.optional("attention_factor") or _yarn_attention(part, factor),
+            partial(part.refuse, _attention_field(part)),
+        )
         return RopeConfig(
             theta,
             rotary_dim,
@@ -149,9 +150,7 @@ def _rotary_dim(fields: Fields, part: Fields, reading: Rope, head_dim: int, kind
             raise fields.refuse("partial_rotary_factor", f"{share} of a head with the rope type {kind!r} is not known.")
         share = 1.0
     rotary_dim = int(head_dim * share)
-    if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
-        raise fields.refuse("head_dim", f"{rotary_dim} of {head_dim} values of a head cannot be rotated in pairs.")
-    return rotary_dim
+    return checked_rotary_dim(rotary_dim, head_dim, partial(fields.refuse, "head_dim"))
 
 
 def _original_context(fields: Fields, part: Fields) -> int:
@@ -161,68 +160,41 @@ def _original_context(fields: Fields, part: Fields) -> int:
 
 
 def _beta(part: Fields, field: str, default: float) -> float:
-    beta, (low, high) = part.positive(field, default), BETAS
-    if not low <= beta <= high:
-        raise part.refuse(
-            field, f"{beta} is not within {low:g} and {high:g}.", f"Leave it out for the usual {default:g}."
-        )
-    return beta
+    return checked_beta(part.positive(field, default), default, partial(part.refuse, field))
 
 
 def _yarn_attention(part: Fields, factor: float) -> float:
     """The attention factor that YaRN's paper suggests; DeepSeek's two scales where a config has them."""
-
-    def scale(multiplier: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * multiplier * math.log(factor) + 1.0
-
     above, below = part.optional("mscale"), part.optional("mscale_all_dim")
-    return scale(above) / scale(below) if above and below else scale(1.0)
+    if above and below:
+        return yarn_attention(factor, above) / yarn_attention(factor, below)
+    return yarn_attention(factor)
 
 
-def _sensible_attention(part: Fields, attention: float) -> float:
-    """Refuse a factor with which the logits would be no numbers: scores grow with its square."""
-    low, high = ATTENTION_FACTORS
-    if not low <= attention <= high:
-        given = [name for name in ("attention_factor", "mscale", "factor") if part.values.get(name) is not None]
-        raise part.refuse(
-            given[0] if given else "factor",
-            f"Cosines and sines would be multiplied by {attention:g}, which is not within {low:g} and {high:g}.",
-            "Set what the model was trained with.",
-        )
-    return attention
+def _attention_field(part: Fields) -> str:
+    """The key that the attention factor follows from."""
+    given = [name for name in ("attention_factor", "mscale", "factor") if part.values.get(name) is not None]
+    return given[0] if given else "factor"
 
 
 def _longrope(fields: Fields, part: Fields, theta: float, rotary_dim: int) -> RopeConfig:
     """Phi-3's: a divisor for each frequency, one list for short and one for long contexts."""
     original = _original_context(fields, part)
-    factors = []
-    for field_name in ("short_factor", "long_factor"):
-        values = part.values.get(field_name)
-        if (
-            not isinstance(values, list)
-            or len(values) != rotary_dim // 2
-            or not all(type(value) in (int, float) and math.isfinite(value) and value > 0 for value in values)
-        ):
-            raise part.refuse(field_name, f"A list of {rotary_dim // 2} positive numbers is expected.")
-        factors.append(tuple(map(float, values)))
+    short, long = (
+        checked_divisors(part.values.get(name), rotary_dim, partial(part.refuse, name))
+        for name in ("short_factor", "long_factor")
+    )
     factor = part.optional("factor") or fields.integer("max_position_embeddings") / original
     attention = part.optional("attention_factor")
     if attention is None:
-        if original < 2:
-            raise fields.refuse(
-                "original_max_position_embeddings",
-                f"longrope's attention factor cannot be worked out from an original context of {original}.",
-                "Set the length that the model was trained on before it was stretched.",
-            )
-        attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    attention = _sensible_attention(part, attention)
+        attention = longrope_attention(factor, original, partial(fields.refuse, "original_max_position_embeddings"))
     return RopeConfig(
         theta,
         rotary_dim,
         "longrope",
         factor,
         original_context=original,
-        attention_factor=attention,
-        short_factors=factors[0],
-        long_factors=factors[1],
+        attention_factor=checked_attention(attention, partial(part.refuse, _attention_field(part))),
+        short_factors=short,
+        long_factors=long,
     )
