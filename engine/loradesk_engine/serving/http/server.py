@@ -25,7 +25,7 @@ from loradesk_engine.serving.worker import EngineWorker
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0  # a guard only: a thread that fails ends, which is noticed at once
 GRACE_SECONDS = 2  # that answers under way have to end after they were cancelled
 TICK_SECONDS = 0.005
 
