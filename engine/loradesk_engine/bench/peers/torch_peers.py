@@ -20,7 +20,6 @@ from loradesk_engine.bench.memory import PeakMemory
 from loradesk_engine.bench.plan import Work
 from loradesk_engine.bench.prompts import Prompt
 from loradesk_engine.bench.subject import Subject
-from loradesk_engine.ordering.modules import family_of
 
 
 class _TokenClock:
@@ -75,9 +74,7 @@ class TransformersPeer:
         if self._from_folder:
             model = transformers.AutoModelForCausalLM.from_pretrained(subject.path, dtype=subject.dtype)
             return model.to(subject.device)
-        # a GGUF file's configuration names the class alone
-        model_type = family_of(subject.hf_config).model_type
-        config = transformers.AutoConfig.for_model(**{"model_type": model_type, **subject.hf_config})
+        config = transformers.AutoConfig.for_model(**subject.hf_config)
         with _default_dtype(subject.dtype), torch.device(subject.device):
             return transformers.AutoModelForCausalLM.from_config(config)
 
