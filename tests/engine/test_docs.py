@@ -51,6 +51,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_index_lists_each_page() -> None:
+    listed = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
+    for page in DOCS:
+        if page != "docs/README.md":
+            assert listed.count(page.removeprefix("docs/")) == 1, page
+
+
 def paths_in(text: str) -> list[str]:
     """Paths from the project's folder that a text names between backticks, outside blocks of code."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
