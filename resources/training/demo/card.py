@@ -15,41 +15,48 @@ library_name: loradesk
 # Loradesk demo pack
 
 A language model of {parameters:.1f} million parameters, four LoRA adapters that each add a skill it lacks, and an
-X-LoRA classifier that routes every token to the right one. It is what Loradesk opens with, small enough to travel
-inside it. It chats, tells short stories and is no use for anything else: do not take its word for a fact.
+X-LoRA classifier that routes every token to the right one. Loradesk ships with the pack and opens it by default.
+The model makes small talk and writes short stories. It is not useful for anything else, and its facts are unreliable.
 
-| file | what |
+| file | contents |
 | --- | --- |
 | `base/` | the chat model: Llama architecture, bfloat16, byte-level BPE of 4,096 tokens, context {context} |
 | `base-q8_0.gguf` | the same, quantized, with tokenizer and chat template |
 | `adapters/` | `arithmetic` (rank 32), `capitals` (16), `json` (16), `bard` (8): PEFT, float16, all linears |
 | `xlora/` | the classifier, in the format of xlora and mistral.rs: depth 2, layer-wise, softmax |
 | `ordering/` | ordering files: `lora.json` (adapters loaded, none active at first) and `xlora.json` |
-| `results.json` | what is behind the tables below, with wrong answers and scalings token by token |
+| `results.json` | the data of the tables below, with wrong answers and scalings token by token |
 
 ## Results
 
-{items} held-out items a skill, greedy, the whole answer must match exactly; perplexity over the answer's tokens.
+Each skill has {items} held-out items, decoded greedily. "Exact" means that the whole answer matches. Perplexity is over
+the answer's tokens.
 
 {table}
 
-"All four on" has every adapter at weight 1. The scaling is the mean over the layers and the tokens of the answer,
-of 1.0 in all.
+"All four on" has every adapter at weight 1. The scaling is the mean over the layers and the tokens of the
+answer; the scalings of all experts sum to 1.0.
 
-What is held out: *arithmetic*, pairs of numbers for sums and differences (up to 99; for sums in either order) and,
-as the small products are learned by heart, products in a certain wording; *capitals*, the wordings of the question,
-since a fact cannot be guessed; *json*, names, things and dates, half of them invented words; *bard*, the last tenth
-of the text. One wording of *capitals* that collided with the base's "say ..." was moved into training, and more
-wordings of the reverse question were added there, after earlier runs had been measured.
+Held out for each skill:
 
-Messages with two or three tasks (arithmetic, capitals, json) under X-LoRA: {mixed_exact:.1f} % exact. The right
-expert's scaling in each part of such answers: {mixed}; with a part for *bard* among them: {mixed_bard}.
+- *arithmetic*: pairs of numbers for sums and differences (up to 99; for sums in either order). The small products are
+  memorized, so for these a certain wording is held out.
+- *capitals*: wordings of the question, since a fact cannot be guessed. After earlier runs had been measured, one
+  wording that collided with the base's "say ..." was moved into training, and more wordings of the reverse question
+  were added there.
+- *json*: names, things and dates, half of them invented words.
+- *bard*: the last tenth of the text.
 
-A switch moved in the middle of a conversation: switched off after an answer, the base declines again in {declines}
-of the cases ({names}); switched on after it declined, the answer is exact in {resumes}.
+Under X-LoRA, {mixed_exact:.1f} % of the messages with two or three tasks (arithmetic, capitals, json) are answered
+exactly. The right expert's scaling in each part of such answers is: {mixed}. With a *bard* part among them, it is:
+{mixed_bard}.
 
-GGUF and safetensors: of {gguf_prompts} prompts (small talk, stories, all skills; the first {gguf_tokens} tokens)
-{gguf_differ} got differing greedy answers:
+Adapters switched in the middle of a conversation: if an adapter is switched off after an answer, the base declines
+again in {declines} of the cases ({names}). If it is switched on after the base declined,
+the answer is exact in {resumes}.
+
+GGUF and safetensors give different greedy answers to {gguf_differ} of {gguf_prompts} prompts (small talk, stories, all
+skills; the first {gguf_tokens} tokens):
 
 {gguf_list}
 
@@ -68,27 +75,28 @@ GGUF and safetensors: of {gguf_prompts} prompts (small talk, stories, all skills
 ## Limits
 
 - The stories come from one grammar, and the model knows nothing beyond it. The bard's lines sound like Shakespeare and
-  mean little; perplexity is far lower on the plays' training part, which it partly remembers.
-- json now and then misspells a word that it has not met ("mirror"), more often with all four adapters on.
-- It may say "a usher": the generator did when this pack was trained, and was corrected afterwards.
+  mean little. Perplexity is far lower on the training part of the plays, because the model has partly memorized it.
+- json occasionally misspells a word that it has not seen ("mirror"), more often with all four adapters on.
+- The model may write "a usher". The generator did so when this pack was trained; it was corrected afterwards.
 - Products beyond 12 x 12, numbers beyond 99 and sums of three numbers were never taught.
 
-## How it was made, and how to repeat it
+## How to reproduce it
 
-From a clone, on one GPU (about seven minutes on an H200 with 16 cores), then the GGUF file (needs the `gguf`
-package; any computer):
+Run these commands in a clone. Training takes about seven minutes on one H200 with 16 cores. The GGUF export needs the
+`gguf` package and no GPU:
 
     python -m training.demo --out resources/loradesk_resources/demo
     python -m training.demo.export_gguf resources/loradesk_resources/demo
     python -m training.demo.card resources/loradesk_resources/demo
 
-Measuring again: `python -m training.demo.evaluate resources/loradesk_resources/demo`. Another GPU rounds otherwise,
-so another run gives other weights and slightly other numbers. `resources/training/README.md` explains the method.
+`python -m training.demo.evaluate resources/loradesk_resources/demo` measures the pack again. Rounding differs between
+GPUs, so another run gives different weights and slightly different results. `resources/training/README.md` explains the
+method.
 
 ## Licence
 
 Apache-2.0. Trained on text from our own generators, public-domain Shakespeare and CC0 word lists (dariusk/corpora),
-and nothing else.
+and on nothing else.
 """
 
 
