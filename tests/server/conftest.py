@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -139,3 +140,16 @@ def chat(text: str, **fields: Any) -> dict[str, Any]:
     """A greedy chat's body."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 60}
     return {**body, **fields}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
+    """Short answers, so that much can be tried, and a worker of its own, so that nothing else fails with it."""
+    for stage in stage_of("lora"):
+        yield stage.serve(max_tokens=3, max_choices=2, adapter_roots=(str(tmp_path_factory.mktemp("roots")),))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """To collect the long run takes seconds, which `make test` would spend in each of its processes for nothing."""
+    is_quick = config.getoption("markexpr") == "not slow"
+    return True if is_quick and collection_path.name == "test_fuzz_long.py" else None
