@@ -6,7 +6,6 @@ import os
 
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from PySide6.QtWidgets import QApplication
 from support.clock import PATIENCE
 from support.pool_trace import traced_pool  # noqa: F401 - a fixture
 from support.qt import delete_widgets
+from support.threads import none_left
 
 # Windows import the plots in a thread of their own. Done once here: Qt classes that a thread makes while a test makes
 # others have crashed the interpreter on a busy machine.
@@ -354,15 +354,15 @@ def make_window(
             window.client.drain()
         return window
 
-    yield make
-    for window in windows:
-        if not window._closed:
-            with qtbot.waitSignal(window.closed_down):
-                window.close()
-        window.background.wait(PATIENCE)
-        window.deleteLater()
-    delete_widgets()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loradesk")]
+    with none_left():
+        yield make
+        for window in windows:
+            if not window._closed:
+                with qtbot.waitSignal(window.closed_down):
+                    window.close()
+            window.background.wait(PATIENCE)
+            window.deleteLater()
+        delete_widgets()
 
 
 @pytest.fixture

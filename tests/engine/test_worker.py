@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.clock import PATIENCE, pause
+from support.threads import none_left
 
 from loradesk_engine.commands import (
     Activate,
@@ -76,10 +77,10 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    desk = Desk()
-    yield desk
-    assert desk.worker.close(PATIENCE)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loradesk")]
+    with none_left():
+        desk = Desk()
+        yield desk
+        assert desk.worker.close(PATIENCE)
 
 
 def lora_settings(zoo) -> LoadSettings:  # type: ignore[no-untyped-def]
