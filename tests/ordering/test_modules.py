@@ -23,6 +23,7 @@ from loradesk_engine.ordering.modules import (
     match_targets,
     number_layers,
     target_names,
+    text_part,
     unsupported_on_quantized,
 )
 
@@ -229,6 +230,11 @@ def test_bad_configurations_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         linear_modules(config)
     assert caught.value.field
+
+
+def test_a_class_that_is_no_name_has_no_text_part() -> None:
+    config = {"architectures": [["Gemma3ForConditionalGeneration"]], "text_config": {}}
+    assert text_part(config) is config
 
 
 def test_bad_patterns_are_refused() -> None:

@@ -26,7 +26,7 @@ CLASSES: Mapping[str, Architecture] = {
 }
 """Class name in config.json's `architectures` -> family."""
 
-IMAGE_CLASSES: frozenset[str] = frozenset(name for family in FAMILIES for name in family.image_classes)
+IMAGE_CLASSES: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.image_classes)
 """Classes that also see images, of which the text part is used."""
 
 GGUF: Mapping[str, tuple[Architecture, ...]] = {
