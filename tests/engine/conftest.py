@@ -22,6 +22,33 @@ torch.set_num_threads(1)  # tiny models: a second thread costs more than it save
 collect_ignore = [] if forms.HAS_KERNELS else ["test_recording.py"]  # recordings are of the kernels' calls
 
 
+IN_TORCH_AS_WELL_BY_TEST_ALL = (
+    "test_architectures.py::test_xlora_equals_peft",
+    "test_dora.py::",
+    "test_experts.py::",
+    "test_lora_options.py::",
+    "test_quantized_adapters.py::",
+)
+"""Tests of what both paths share, the reading of files above all. `make test` runs them with the kernels; the core's
+tests (parity, X-LoRA, GGUF, the architectures, generation) run on both paths.
+"""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the second path of the tests above to `make test-all`, where there is a first one."""
+    named = [item for item in items if item.nodeid.rpartition("/")[2].startswith(IN_TORCH_AS_WELL_BY_TEST_ALL)]
+    paths = {
+        item: item.callspec.params.get("both_paths")
+        for item in named
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+    }
+    with_kernels = {(item.path, item.originalname) for item, path in paths.items() if path == forms.KERNELS}
+    for item, path in paths.items():
+        if path == forms.TORCH and (item.path, item.originalname) in with_kernels:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=forms.PATHS)
 def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On the CPU: the compiled kernels do what they can, and torch does all of it."""
